@@ -1,0 +1,76 @@
+"""The two commands, `enginewright` and `build-engine`: errors become two lines and an exit code.
+
+0 done · 2 recipe, checkpoint or command line · 3 the plan does not fit · 4 a stage failed
+5 not good enough · 130 interrupted · 143 terminated
+
+`--debug` with any command adds the traceback of an error.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable
+
+from enginewright_errors import EnginewrightError
+
+from enginewright.interrupt import Interrupted
+
+__all__ = ["build_engine_main", "main"]
+
+
+def main() -> None:
+    """`enginewright COMMAND ...`."""
+
+    def run() -> None:
+        from enginewright.app import app
+
+        app(prog_name="enginewright")
+
+    sys.exit(_run(run))
+
+
+def build_engine_main() -> None:
+    """`build-engine RECIPE ...`: the same as `enginewright build RECIPE ...`."""
+
+    def run() -> None:
+        from enginewright.app import build_engine_app
+
+        build_engine_app(prog_name="build-engine")
+
+    sys.exit(_run(run))
+
+
+def _run(command: Callable[[], None]) -> int:
+    debug = _take_debug(sys.argv)
+    try:
+        command()
+    except EnginewrightError as error:
+        if debug:
+            traceback.print_exc()
+        _say(error.message, error.hint)
+        return error.exit_code
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("enginewright"):
+            raise
+        _say(f"the Python package {error.name} is not installed", "pip install 'enginewright[cpu]'")
+        return 2
+    except Interrupted as interrupt:
+        _say(f"stopped by {interrupt}", "run it again: what was complete is kept")
+        return 128 + interrupt.number
+    return 0
+
+
+def _take_debug(arguments: list[str]) -> bool:
+    """Whether --debug was given; every command takes it, so it is removed here."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    given = "--debug" in arguments[:end]
+    if given:
+        arguments.remove("--debug")
+    return given
+
+
+def _say(message: str, hint: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"hint: {hint}", file=sys.stderr)

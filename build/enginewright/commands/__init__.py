@@ -1,0 +1,1 @@
+"""The commands, one module each: a typer-annotated function named like its module."""

@@ -1,0 +1,62 @@
+"""`enginewright plan RECIPE`: what a build would cost, and whether it fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from enginewright.commands import options
+from enginewright.progress import Reporter
+from enginewright.recipe import Recipe
+
+__all__ = ["plan", "show_plan"]
+
+
+def plan(
+    recipe: options.RecipeArgument,
+    output: options.Output = None,
+    json_lines: options.JsonOption = False,
+    memory_bandwidth: options.BandwidthOption = None,
+    qformat: options.QFormat = None,
+    group_size: options.GroupSize = None,
+    max_seq_len: options.MaxSeqLen = None,
+    max_num_tokens: options.MaxNumTokens = None,
+    max_batch_size: options.MaxBatchSize = None,
+    calib_size: options.CalibSize = None,
+    revision: options.Revision = None,
+    tp_size: options.TpSize = None,
+    sets: options.SetOption = None,
+) -> None:
+    """Price a build without building: memory, disk and time of each stage, tokens that fit, the speed limit.
+
+    Exit code 3 if it does not fit, with the nearest change that does.
+
+    \b
+    Examples:
+        enginewright plan smollm2-135m-int4-awq
+        enginewright plan Qwen/QwQ-32B --qformat fp8 --json
+    """
+    flags = options.RecipeFlags(
+        qformat=qformat,
+        group_size=group_size,
+        max_seq_len=max_seq_len,
+        max_num_tokens=max_num_tokens,
+        max_batch_size=max_batch_size,
+        calib_size=calib_size,
+        revision=revision,
+        tp_size=tp_size,
+        sets=sets or (),
+    )
+    with options.reporting(json_lines) as reporter:
+        loaded = flags.load(recipe)
+        show_plan(loaded, output, reporter, options.bandwidth(memory_bandwidth))
+
+
+def show_plan(recipe: Recipe, output: Path | None, reporter: Reporter, read_bandwidth: float | None) -> None:
+    """Print the plan of `recipe`. Raises DoesNotFit after that."""
+    from enginewright.pipeline import plan_build
+    from enginewright.plan import require_fit
+    from enginewright.plan_text import plan_text
+
+    made = plan_build(recipe, output or options.default_output(recipe), read_bandwidth=read_bandwidth)
+    reporter.result(plan_text(made), {"plan": made.as_json()})
+    require_fit(made)

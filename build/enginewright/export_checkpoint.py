@@ -1,0 +1,51 @@
+"""Complete what ModelOpt exported into a checkpoint that every reader understands in the same way.
+
+ModelOpt writes weights, hf_quant_config.json and a config.json as transformers 5 writes it, with
+`rope_parameters` alone: a reader made for transformers 4 then takes the default theta of 10000 without a
+word. So config.json is the source's own, with all spellings of the rope and the quantization added.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from enginewright.checkpoint import TEXT_FILES, Checkpoint
+from enginewright.json_file import read_json_object
+from enginewright.model_spec import ModelSpec
+
+__all__ = ["complete_config", "complete_export"]
+
+_DTYPE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+def complete_config(config: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
+    """`config` with `rope_theta`, `rope_scaling` (if any) and `rope_parameters`, all saying the same."""
+    completed = {**config, "rope_theta": spec.rope["rope_theta"], "rope_parameters": dict(spec.rope)}
+    completed.pop("rope_scaling", None)
+    if spec.rope["rope_type"] != "default":
+        completed["rope_scaling"] = {key: value for key, value in spec.rope.items() if key != "rope_theta"}
+    return completed
+
+
+def source_dtype(source: Checkpoint) -> str:
+    """The name of the dtype that the source's embedding is stored in: float32, float16 or bfloat16."""
+    return _DTYPE[source.tensors["model.embed_tokens.weight"][1].dtype]
+
+
+def complete_export(source: Checkpoint, folder: Path) -> None:
+    """Add the source's text files to `folder` and replace its config.json; weights are not touched."""
+    for name in TEXT_FILES:
+        if (source.folder / name).exists():
+            shutil.copyfile(source.folder / name, folder / name)
+    config, exported = complete_config(source.config, source.spec), folder / "config.json"
+    # `dtype` for transformers 5, `torch_dtype` for the others.
+    config |= {"dtype": source_dtype(source), "torch_dtype": source_dtype(source)}
+    if exported.exists():
+        quantization = read_json_object(exported).get("quantization_config")
+        if quantization is not None:
+            config["quantization_config"] = quantization
+    exported.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

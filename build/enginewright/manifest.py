@@ -1,0 +1,74 @@
+"""The manifest of a build: a chain from the checkpoint's files to every file of the repository.
+
+    source       what the checkpoint is, and the hash of each of its files
+    calibration  the hash of the token ids that the quantizer saw; absent without quantization
+    quantize     request (inputs, parameters, versions, machine) -> files
+    compile      the same; its input `checkpoint` is the digest of quantize's files
+    verify       the same; it has no files, and it exists only because its gate passed
+    package      the same; its files are the repository
+
+A request's `key` is the hash of the request, a `digest` the hash of a list of files, so each link can be
+recomputed (`verify_repository`). There is no time, path or secret in it: the same build gives the same bytes.
+How long things took and what memory they needed is in report.json, which is not part of the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from enginewright import __version__
+from enginewright.cache import Entry
+from enginewright.hashing import FileHashes, hashes_as_json, tree_digest
+from enginewright.plan import Plan
+from enginewright.source import Source
+
+__all__ = ["FORMAT", "make_manifest", "source_link"]
+
+FORMAT = 1
+
+
+def source_link(source: Source, files: FileHashes) -> dict[str, Any]:
+    """The first link: what the checkpoint is called, and what it is."""
+    return {
+        "kind": source.kind,
+        "name": source.name,
+        "revision": source.revision,
+        "files": hashes_as_json(files),
+        "digest": tree_digest(files),
+    }
+
+
+def make_manifest(
+    plan: Plan, source: Mapping[str, Any], calibration: str | None, entries: Mapping[str, Entry]
+) -> dict[str, Any]:
+    """`source` from `source_link`, `calibration` a SHA-256, `entries` by stage in order."""
+    chain: dict[str, Any] = {"source": dict(source)}
+    if calibration is not None:
+        chain["calibration"] = {"sha256": calibration}
+    for stage, entry in entries.items():
+        chain[stage] = {
+            "request": entry.request.as_json(),
+            "key": entry.request.key,
+            "files": hashes_as_json(entry.files),
+            "digest": entry.digest,
+            "facts": dict(entry.facts),
+        }
+    return {
+        "format": FORMAT,
+        "name": plan.recipe.name,
+        "target": plan.recipe.target,
+        "enginewright": __version__,
+        "recipe": _portable(plan),
+        "plan": plan.figures(),
+        "chain": chain,
+    }
+
+
+def _portable(plan: Plan) -> dict[str, Any]:
+    """The recipe without this machine's paths: the chain says what was at them."""
+    recipe = plan.recipe.model_dump()
+    for section, field in ((recipe["checkpoint"], "source"), (recipe["quantization"]["calibration"], "data")):
+        if section[field].startswith("/"):
+            section[field] = section[field].rstrip("/").rpartition("/")[2]
+    return recipe

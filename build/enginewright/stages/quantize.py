@@ -1,0 +1,182 @@
+"""Source checkpoint in, quantized checkpoint out: ModelOpt calibrates, quantizes and exports.
+
+The result is ModelOpt's unified Hugging Face checkpoint, completed (`export_checkpoint`) and compared with
+its source (`export_check`). It depends on the source, the recipe, the versions of torch, transformers and
+ModelOpt, and, in the last bits of the scales, on the CPU and the number of threads.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from enginewright_errors import StageFailed
+from numpy.typing import NDArray
+
+from enginewright.calibration import load_calibration
+from enginewright.checkpoint import Checkpoint
+from enginewright.export_check import check_export
+from enginewright.export_checkpoint import complete_config, complete_export, source_dtype
+from enginewright.modelopt_config import CALIBRATION_PASSES, check_group_size, modelopt_config
+from enginewright.recipe import QuantizationRecipe
+from enginewright.torch_session import torch_session
+
+__all__ = ["QuantizationSummary", "quantize"]
+
+Progress = Callable[[int, int], None]
+
+# Tokens a forward pass. AWQ quantizes every weight anew for each pass, so few long ones are quickest;
+# beyond this the activations of a wide model need more memory than they save time.
+_BATCH_TOKENS = 4096
+# Calibrate in float32 up to this many parameters (16 GB); larger models stay in the dtype they are stored in.
+_FLOAT32_PARAMETERS = 4_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizationSummary:
+    """What a report says about a quantization; None where nothing was calibrated.
+
+    calibration_sha256: of the token ids. worst_error: largest relative error (Frobenius) of a linear's
+    weights.
+    """
+
+    calibration_sha256: str | None
+    worst_error: float | None
+    worst_linear: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def quantize(
+    source: Checkpoint,
+    out: Path,
+    options: QuantizationRecipe,
+    progress: Progress | None = None,
+    *,
+    threads: int | None = None,
+) -> QuantizationSummary:
+    """Write the quantized checkpoint of `source` into the empty folder `out`.
+
+    `progress(done, total)` counts decoder layers over all calibration passes; for format "none", bytes.
+
+    Raises:
+        RecipeError: a group size that does not divide, or calibration data that cannot be used.
+        StageFailed: ModelOpt failed, or what it wrote does not resemble the source.
+    """
+    check_group_size(source.spec, options)
+    out.mkdir(parents=True, exist_ok=True)
+    if options.format == "none":
+        _copy_weights(source, out, progress)
+        complete_export(source, out)
+        return QuantizationSummary(None, None, None)
+    calibration = load_calibration(options.calibration, source.folder)
+    with torch_session(threads):
+        model = _load(source)
+        _calibrate(model, options, calibration.ids, progress)
+        _export(model, source, out)
+    complete_export(source, out)
+    check = check_export(source, out, options.format)
+    return QuantizationSummary(calibration.sha256, round(check.worst_error, 6), check.worst_linear)
+
+
+def _copy_weights(source: Checkpoint, out: Path, progress: Progress | None) -> None:
+    """Copies, not links: the cache makes what it keeps read-only, and the user's files are not its own."""
+    files = [
+        path for path in source.files if path in source.weight_files or path.name.endswith(".index.json")
+    ]
+    total, done = sum(path.stat().st_size for path in files), 0
+    for path in files:
+        shutil.copyfile(path, out / path.name)
+        done += path.stat().st_size
+        if progress:
+            progress(done, total)
+
+
+def _load(source: Checkpoint) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    small = source.num_parameters <= _FLOAT32_PARAMETERS
+    fields = complete_config(source.config, source.spec)
+    config = AutoConfig.for_model(**{**fields, "model_type": source.spec.architecture})
+    return AutoModelForCausalLM.from_pretrained(
+        source.folder,
+        config=config,
+        dtype=torch.float32 if small else getattr(torch, source_dtype(source)),
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    ).eval()
+
+
+def _calibrate(
+    model: Any, options: QuantizationRecipe, ids: NDArray[np.int32], progress: Progress | None
+) -> None:
+    import modelopt.torch.quantization as mtq
+    import torch
+
+    # As equal as can be: AWQ weighs every batch alike.
+    count = -(-len(ids) // max(1, _BATCH_TOKENS // ids.shape[1]))
+    batches = [torch.from_numpy(part.astype(np.int64)) for part in np.array_split(ids, count)]
+
+    def forward_loop(calibrated: Any) -> None:
+        for batch in batches:
+            # The decoder alone: nothing is calibrated on the logits, and they are the largest tensor.
+            calibrated.model(batch, use_cache=False)
+
+    steps = CALIBRATION_PASSES[options.format] * len(batches) * len(model.model.layers)
+    with _layer_progress(model, steps, progress), _as_stage_failure("quantize"):
+        mtq.quantize(model, modelopt_config(options), forward_loop)
+
+
+def _export(model: Any, source: Checkpoint, out: Path) -> None:
+    """Export in the source's dtype: embeddings and norms keep their size, quantized weights do not mind."""
+    import torch
+    from modelopt.torch.export import export_hf_checkpoint
+
+    dtype = getattr(torch, source_dtype(source))
+    # Parameters only: as float16 the quantizers' statistics would lose precision that the scales keep.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    with _as_stage_failure("export"):
+        export_hf_checkpoint(model, dtype=dtype, export_dir=out)
+
+
+@contextmanager
+def _layer_progress(model: Any, total: int, progress: Progress | None) -> Iterator[None]:
+    done = 0
+
+    def count(*_: Any) -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(min(done, total), total)
+
+    handles = [layer.register_forward_hook(count) for layer in model.model.layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _as_stage_failure(what: str) -> Iterator[None]:
+    """ModelOpt's failures are of every type there is; memory and interrupts are passed on."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise StageFailed(
+            f"{what}: ModelOpt failed: {type(error).__name__}: {str(error)[:500]}",
+            code="modelopt",
+            hint="see the cause with --debug; a smaller model or another format may work",
+        ) from error

@@ -1,0 +1,95 @@
+"""The stages of a build as cached steps: pure functions of named inputs.
+
+A step's request names everything its result depends on (see `StageRequest`); `make` gets a folder for each
+input of the request. Heavy libraries are imported by the call, so that a build that reuses everything never
+loads them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from enginewright.cache import Made, StageRequest
+from enginewright.limits import Limits
+from enginewright.recipe import Recipe
+from enginewright.stages.compile import compile_engine, engine_options
+from enginewright.stages.package import package
+from enginewright.versions import stage_versions
+
+__all__ = ["Advance", "Inputs", "Step", "compile_step", "package_step", "quantize_step", "verify_step"]
+
+Advance = Callable[[int, int], None]
+Inputs = Mapping[str, Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`make(inputs, out, advance)` fills the empty folder `out`."""
+
+    request: StageRequest
+    make: Callable[[Inputs, Path, Advance], Made]
+
+
+def quantize_step(recipe: Recipe, source: str, calibration: str | None) -> Step:
+    """source: digest of the checkpoint's files. calibration: SHA-256 of the token ids, None for `none`."""
+    quantization = recipe.quantization
+    inputs: dict[str, str] = {"source": source}
+    parameters: dict[str, Any] = {"format": quantization.format}
+    libraries: tuple[str, ...] = ("safetensors",)
+    if calibration is not None:
+        inputs["calibration"] = calibration
+        libraries = ("nvidia-modelopt", "torch", "transformers", "safetensors")
+    if quantization.format == "int4_awq":
+        parameters["group_size"] = quantization.group_size
+
+    def make(folders: Inputs, out: Path, advance: Advance) -> Made:
+        from enginewright.checkpoint import open_checkpoint
+        from enginewright.stages.quantize import quantize
+
+        summary = quantize(open_checkpoint(folders["source"]), out, quantization, advance)
+        return Made(report={"measured": asdict(summary)})
+
+    versions = stage_versions(code=("enginewright.stages.quantize",), libraries=libraries)
+    return Step(StageRequest("quantize", inputs, parameters, versions), make)
+
+
+def compile_step(recipe: Recipe, limits: Limits, checkpoint: str) -> Step:
+    """checkpoint: digest of the quantized checkpoint."""
+    options = engine_options(recipe, limits)
+
+    def make(folders: Inputs, out: Path, advance: Advance) -> Made:
+        return Made(compile_engine(folders["checkpoint"], out, options, advance))
+
+    versions = stage_versions(code=("enginewright_onnx.engine_writer",), libraries=("onnx", "numpy"))
+    return Step(StageRequest("compile", {"checkpoint": checkpoint}, asdict(options), versions), make)
+
+
+def verify_step(recipe: Recipe, checkpoint: str, engine: str) -> Step:
+    """Its result has no files: that there is one says that the gate passed. The numbers are in its report."""
+
+    def make(folders: Inputs, out: Path, advance: Advance) -> Made:
+        from enginewright.stages.verify import verify
+
+        report = verify(folders["checkpoint"], folders["engine"], recipe.verify, advance)
+        return Made(report={"measured": asdict(report)})
+
+    libraries = ("onnxruntime", "torch", "transformers")
+    versions = stage_versions(code=("enginewright.stages.verify",), libraries=libraries)
+    inputs = {"checkpoint": checkpoint, "engine": engine}
+    return Step(StageRequest("verify", inputs, recipe.verify.model_dump(), versions), make)
+
+
+def package_step(recipe: Recipe, checkpoint: str, engine: str, verified: str) -> Step:
+    """verified: the key of the verification that passed."""
+
+    def make(folders: Inputs, out: Path, advance: Advance) -> Made:
+        package(folders["engine"], folders["checkpoint"], out, recipe)
+        return Made()
+
+    inputs = {"checkpoint": checkpoint, "engine": engine, "verified": verified}
+    parameters = {"name": recipe.name, **recipe.serving.model_dump()}
+    versions = stage_versions(code=("enginewright_front", "enginewright_onnx", "enginewright_errors"))
+    return Step(StageRequest("package", inputs, parameters, versions), make)

@@ -1,0 +1,14 @@
+"""Start a Triton Inference Server on a packaged repository, know that it works, leave nothing behind.
+
+from enginewright_serve import TritonServer
+
+with TritonServer(Path("out/smollm2")) as server:
+    print(server.grpc_address)
+"""
+
+from __future__ import annotations
+
+from enginewright_serve.server import TritonServer
+from enginewright_serve.triton_binary import TritonBinary, find_triton
+
+__all__ = ["TritonBinary", "TritonServer", "find_triton"]

@@ -1,0 +1,127 @@
+"""Kill -9 at any change of the file system, again and again: the same manifest, and nothing made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+STAGES = ("quantize", "compile", "verify", "package")
+TESTS = Path(__file__).parents[1]
+
+Ask = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def ask() -> Iterator[Ask]:
+    """Build in a forked child of one warm process; see pipeline_trials.py."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    with subprocess.Popen(
+        [sys.executable, str(TESTS / "pipeline_trials.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+        assert "ready" in json.loads(stdout.readline())
+
+        def ask_one(checkpoint: Path, root: Path, quantization: str, **job: Any) -> dict[str, Any]:
+            sets = [f"quantization.format={quantization}", "name=tiny", *SMALL]
+            where = {"recipe": str(checkpoint), "output": str(root / "out"), "cache": str(root / "cache")}
+            stdin.write(json.dumps({**where, "sets": sets, **job}) + "\n")
+            stdin.flush()
+            answer: dict[str, Any] = json.loads(stdout.readline())
+            return answer
+
+        yield ask_one
+        stdin.close()
+
+
+SMALL = (
+    "quantization.group_size=64",
+    "quantization.calibration={samples: 2, length: 64}",
+    "verify={samples: 1, length: 16, max_kl: 10.0, min_top1: 0.0}",
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny: Callable[..., Path]) -> Path:
+    return tiny(arch="qwen2", hidden=64, intermediate=128, layers=1, heads=2, kv_heads=1)
+
+
+def complete(root: Path) -> set[str]:
+    """The stages that the cache has a result of."""
+    return {stage for stage in STAGES if any((root / "cache" / stage).glob("*/entry.json"))}
+
+
+def check_clean(root: Path) -> None:
+    assert list((root / "cache" / "tmp").iterdir()) == []
+    assert list((root / "cache" / "locks").iterdir()) == []
+    assert sorted(path.name for path in root.iterdir()) == ["cache", "out"]
+
+
+def manifest(root: Path) -> bytes:
+    return (root / "out" / "manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize(("quantization", "stride"), [("none", 23), ("int4_awq", 211)])
+def test_killed_again_and_again_it_ends_with_the_same_manifest(
+    ask: Ask, checkpoint: Path, tmp_path: Path, quantization: str, stride: int
+) -> None:
+    whole = ask(checkpoint, tmp_path / "whole", quantization)
+    assert whole["state"] == "done", whole
+    assert whole["built"] == list(STAGES)
+
+    root = tmp_path / "killed"
+    nth, kills = 2, 0
+    while True:
+        before = complete(root)
+        answer = ask(checkpoint, root, quantization, nth=nth)
+        assert not before & set(answer["built"]), "a complete stage was repeated"
+        assert answer["warnings"] == [], "what a kill left was taken for a result"
+        if answer["state"] == "done":
+            break
+        assert answer["state"] == "killed"
+        kills += 1
+        # From the first change of the next stage on, once this one is through.
+        nth = 2 + kills % stride if complete(root) != before else nth + stride
+    assert kills > 8
+    assert manifest(root) == manifest(tmp_path / "whole")
+    check_clean(root)
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_manifest(
+    ask: Ask, checkpoint: Path, tmp_path: Path
+) -> None:
+    """By the clock: libraries in Rust and C++ write where no wrapper reaches."""
+    whole = ask(checkpoint, tmp_path / "whole", "int4_awq")
+    root, after = tmp_path / "killed", 0.2
+    while (answer := ask(checkpoint, root, "int4_awq", after=after))["state"] == "killed":
+        after *= 1.5
+        assert answer["warnings"] == []
+    assert answer["manifest"] == whole["manifest"]
+    assert manifest(root) == manifest(tmp_path / "whole")
+    check_clean(root)
+
+
+def test_a_second_build_does_nothing(ask: Ask, checkpoint: Path, tmp_path: Path) -> None:
+    ask(checkpoint, tmp_path, "none")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    again = ask(checkpoint, tmp_path, "none")
+    assert (again["built"], again["reused"], again["changed"]) == ([], list(STAGES), False)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.parent.name != "cache"}
+    assert {path: before[path] for path in after} == after
+    check_clean(tmp_path)

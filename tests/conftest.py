@@ -1,0 +1,34 @@
+"""Fixtures shared by all tests: pinned threads and tiny checkpoints made once a session."""
+
+from __future__ import annotations
+
+import os
+
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "2")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny(arch="qwen2", tied=False, ...)`: the folder of a tiny checkpoint, made once for each set of arguments.
+
+    The folder is shared: a test that changes it copies it first.
+    """
+    from tiny_models import write_tiny
+
+    made: dict[str, Path] = {}
+
+    def make(**arguments: object) -> Path:
+        key = repr(sorted(arguments.items(), key=lambda item: item[0]))
+        if key not in made:
+            made[key] = write_tiny(tmp_path_factory.mktemp("tiny"), **arguments)  # type: ignore[arg-type]
+        return made[key]
+
+    return make

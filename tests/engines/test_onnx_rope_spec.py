@@ -1,0 +1,85 @@
+"""The rope of a config.json as transformers 4 and 5 write it, and configs that must not be guessed about."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from enginewright_errors import CheckpointError
+from enginewright_onnx.rope_spec import RopeSpec, read_rope_spec
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param({"rope_theta": 1e6, "rope_scaling": YARN}, id="transformers 4"),
+        pytest.param(
+            {
+                "rope_theta": 1000000,
+                "rope_scaling": {**{k: v for k, v in YARN.items() if k != "rope_type"}, "type": "yarn"},
+            },
+            id="the older key type",
+        ),
+        pytest.param({"rope_parameters": {**YARN, "rope_theta": 1e6}}, id="transformers 5"),
+        pytest.param(
+            {"rope_theta": 1e6, "rope_scaling": YARN, "rope_parameters": {**YARN, "rope_theta": 1e6}},
+            id="both",
+        ),
+    ],
+)
+def test_every_spelling_gives_the_same_yarn(config: dict[str, Any]) -> None:
+    expected = RopeSpec("yarn", 1e6, factor=4.0, original_max_position_embeddings=32768)
+    assert read_rope_spec(config) == expected
+
+
+def test_plain_rope_is_read_without_scaling() -> None:
+    assert read_rope_spec({"rope_theta": 1e4, "rope_scaling": None}) == RopeSpec("default", 1e4)
+
+
+def test_the_original_context_defaults_to_max_position_embeddings_as_in_transformers() -> None:
+    config = {
+        "max_position_embeddings": 4096,
+        "rope_theta": 1e4,
+        "rope_scaling": {"rope_type": "yarn", "factor": 2.0},
+    }
+    assert read_rope_spec(config).original_max_position_embeddings == 4096
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "named"),
+    [
+        ({}, "missing-rope-theta", "rope_theta"),
+        ({"rope_parameters": {"rope_type": "default"}}, "missing-rope-theta", "rope_theta"),
+        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e6}}, "contradictory-rope", "rope_theta"),
+        (
+            {"rope_scaling": YARN, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
+            "contradictory-rope",
+            "rope_type",
+        ),
+        ({"rope_theta": 1e4, "rope_scaling": {"rope_type": "longrope"}}, "unsupported-rope", "longrope"),
+        (
+            {"rope_theta": 1e4, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            "unsupported-rope",
+            "dynamic",
+        ),
+        ({"rope_theta": 1e4, "rope_scaling": {"type": "linear"}}, "malformed-config", "factor"),
+        ({"rope_theta": 1e4, "rope_scaling": {**YARN, "factor": "4"}}, "malformed-config", "factor"),
+        ({"rope_theta": float("nan")}, "malformed-config", "rope_theta"),
+        ({"rope_theta": -1e4}, "malformed-config", "rope_theta"),
+        ({"rope_theta": True}, "malformed-config", "rope_theta"),
+        ({"rope_theta": "1e4"}, "malformed-config", "rope_theta"),
+        ({"rope_theta": 1e4, "rope_scaling": "yarn"}, "malformed-config", "rope_scaling"),
+        ({"rope_theta": 1e4, "rope_scaling": {"rope_type": ["yarn"]}}, "unsupported-rope", "rope_type"),
+        ({"rope_theta": 1e4, "partial_rotary_factor": 0.5}, "unsupported-rope", "partial_rotary_factor"),
+    ],
+)
+def test_a_rope_that_would_be_guessed_is_refused_by_name(
+    config: dict[str, Any], code: str, named: str
+) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        read_rope_spec(config)
+    assert caught.value.code == code
+    assert named in caught.value.message
+    assert caught.value.hint

@@ -1,0 +1,83 @@
+"""Runs builds in forked children of one warm process, so that a hundred killed builds take seconds each at most.
+
+    python tests/pipeline_trials.py < jobs
+
+A job is a JSON line {"recipe", "sets", "output", "cache"} and perhaps {"nth"}, the change of the file system at
+which the child kills itself, or {"after"}, the seconds it has to live. The answer is a JSON line {"state",
+"built", "reused", "warnings"} and what the build gave as its result.
+The heavy libraries are imported here once. Nothing is computed before the fork: threads do not survive it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+warnings.simplefilter("ignore")
+
+from kill_points import trial
+
+from enginewright.load_recipe import load_recipe, parse_set
+from enginewright.pipeline import build
+from enginewright.progress import JsonReporter
+from enginewright_errors import EnginewrightError
+
+
+def warm() -> None:
+    import modelopt.torch.export
+    import modelopt.torch.quantization
+    import onnx
+    import onnxruntime
+    import torch
+    import transformers
+
+    import enginewright.stages.quantize
+    import enginewright.stages.verify
+    import enginewright_front.repository
+    import enginewright_onnx.engine_writer
+
+
+def run(job: dict[str, Any], log: Path) -> None:
+    recipe = load_recipe(job["recipe"], [parse_set(text) for text in job["sets"]])
+    output, cache = Path(job["output"]), Path(job["cache"])
+    with log.open("w") as stream:
+        reporter = JsonReporter(stream)
+        try:
+            result = build(recipe, output, reporter=reporter, cache_folder=cache, read_bandwidth=4e10)
+            reporter.result("", {"changed": result.changed, "manifest": result.manifest_sha256})
+        except EnginewrightError as error:
+            reporter.result("", {"error": error.code, "text": f"{error.message} / {error.hint}"})
+
+
+def answer(job: dict[str, Any]) -> dict[str, Any]:
+    descriptor, name = tempfile.mkstemp()
+    os.close(descriptor)
+    log = Path(name)
+    state, _ = trial(lambda: run(job, log), job.get("nth"), after=job.get("after"))
+    events = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
+    log.unlink()
+    result = events[-1] if events and events[-1]["event"] == "result" else {}
+    ended = [event for event in events if event["event"] == "stage-finished"]
+    return {
+        **result,
+        "state": state,
+        "built": [event["stage"] for event in ended if event["verb"] == "built"],
+        "reused": [event["stage"] for event in ended if event["verb"] == "reused"],
+        "warnings": [event["text"] for event in events if event["event"] == "warning"],
+    }
+
+
+def main() -> None:
+    warm()
+    print(json.dumps({"ready": os.getpid()}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

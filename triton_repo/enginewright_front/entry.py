@@ -1,0 +1,44 @@
+"""One request between its admission and its last response."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Protocol
+
+from enginewright_errors import EnginewrightError
+
+from enginewright_front.backend import EngineHandle, TokenEvent
+from enginewright_front.session import Session, Tensors
+
+
+class Sink(Protocol):
+    """A request's way back to its caller."""
+
+    def send(self, tensors: Tensors, *, final: bool) -> None:
+        """One response; `final` ends the request."""
+
+    def fail(self, error: EnginewrightError) -> None:
+        """An error, and the end."""
+
+    def is_cancelled(self) -> bool:
+        """Whether the caller gave up; False after the end. May be called while another thread sends."""
+
+
+class Entry:
+    """What the dispatcher knows of a request. Compared by identity: request ids need not be unique.
+
+    ending, cancelled: how it shall end, set by whoever wants it ended: with an error, or with what there is.
+    closed: it is over.
+    """
+
+    def __init__(self, request_id: str, sink: Sink) -> None:
+        self.request_id = request_id
+        self.sink = sink
+        self.arrival_ns = time.monotonic_ns()
+        self.inbox: deque[TokenEvent] = deque()
+        self.session: Session | None = None
+        self.handle: EngineHandle | None = None
+        self.ending: EnginewrightError | None = None
+        self.cancelled = False
+        self.closed = False
