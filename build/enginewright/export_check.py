@@ -119,5 +119,5 @@ def _failed(problem: str) -> StageFailed:
     return StageFailed(
         f"quantize: {problem}",
         code="quantize-check",
-        hint="the source's weights may hold NaN or extreme values; if they do not, this is a bug: report it",
+        hint="more calibration samples or another quantization.format may help; otherwise report it",
     )

@@ -1,8 +1,8 @@
 """Logits of a checkpoint computed by transformers in float32: what an engine is compared with.
 
-The checkpoint may be quantized: its linears are dequantized by `dequantized_linear`. Layers are loaded, run over
-all sequences and dropped one after the other, so a 32B model needs the memory of one layer, its embedding and
-the hidden states, not of 131 GB of weights.
+The checkpoint may be quantized: its linears are dequantized by `dequantized_linear`. Layers are loaded, run
+over all sequences and dropped one after the other, so a 32B model needs the memory of one layer, its
+embedding and the hidden states, not of 131 GB of weights.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from enginewright_errors import StageFailed
+from enginewright_errors import CheckpointError, StageFailed
 from numpy.typing import NDArray
 
 from enginewright.calibration import load_calibration
@@ -67,6 +67,7 @@ def quantize(
 
     Raises:
         RecipeError: a group size that does not divide, or calibration data that cannot be used.
+        CheckpointError: weights with NaN or infinity.
         StageFailed: ModelOpt failed, or what it wrote does not resemble the source.
     """
     check_group_size(source.spec, options)
@@ -78,6 +79,7 @@ def quantize(
     calibration = load_calibration(options.calibration, source.folder)
     with torch_session(threads):
         model = _load(source)
+        _check_finite(model)
         _calibrate(model, options, calibration.ids, progress)
         _export(model, source, out)
     complete_export(source, out)
@@ -116,6 +118,19 @@ def _load(source: Checkpoint) -> Any:
     ).eval()
 
 
+def _check_finite(model: Any) -> None:
+    """NaN and infinity are said here by name: further on they are an assertion about some `amax`."""
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise CheckpointError(
+                f"{name} holds values that are NaN or infinite",
+                code="weights-not-finite",
+                hint="the checkpoint is damaged: download it again, or ask whoever trained it",
+            )
+
+
 def _calibrate(
     model: Any, options: QuantizationRecipe, ids: NDArray[np.int32], progress: Progress | None
 ) -> None:
@@ -142,9 +157,10 @@ def _export(model: Any, source: Checkpoint, out: Path) -> None:
     from modelopt.torch.export import export_hf_checkpoint
 
     dtype = getattr(torch, source_dtype(source))
-    # Parameters only: as float16 the quantizers' statistics would lose precision that the scales keep.
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+    # Not `model.to(dtype)`: the quantizers' statistics become the scales, and stay in float32.
+    scales = (buffer for name, buffer in model.named_buffers() if name.endswith("_pre_quant_scale"))
+    for tensor in (*model.parameters(), *scales):
+        tensor.data = tensor.data.to(dtype)
     with _as_stage_failure("export"):
         export_hf_checkpoint(model, dtype=dtype, export_dir=out)
 
