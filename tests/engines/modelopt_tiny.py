@@ -17,11 +17,16 @@ import numpy as np
 
 __all__ = ["quantize_tiny"]
 
-_CONFIGS = {"int4_awq": "INT4_AWQ_CFG", "fp8": "FP8_DEFAULT_CFG", "int8_sq": "INT8_SMOOTHQUANT_CFG"}
+_CONFIGS = {
+    "int4_awq": "INT4_AWQ_CFG",
+    "fp8": "FP8_DEFAULT_CFG",
+    "fp8_per_channel": "FP8_PER_CHANNEL_PER_TOKEN_CFG",
+    "int8_sq": "INT8_SMOOTHQUANT_CFG",
+}
 
 
 def quantize_tiny(source: Path, out: Path, quantization: str, *, group_size: int = 128) -> Path:
-    """Export `source`, quantized to int4_awq, fp8 or int8_sq after a small random calibration, into `out`."""
+    """Export `source`, quantized to one of the formats above after a small random calibration, into `out`."""
     import torch
     from transformers import AutoModelForCausalLM
 

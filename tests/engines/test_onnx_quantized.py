@@ -41,6 +41,13 @@ def test_at_accuracy_level_0_the_engine_is_the_dequantized_checkpoint(
     assert scaled_error(logits, ReferenceModel(checkpoint).logits(TOKENS)) <= 1e-5
 
 
+def test_fp8_scales_of_each_channel_are_exact(quantized: Callable[..., Path], tmp_path: Path) -> None:
+    checkpoint = quantized("fp8_per_channel", arch="qwen2", layers=1)
+    write_engine(checkpoint, tmp_path, EXACT)
+    logits = GraphRunner(tmp_path, capacity=128).step(TOKENS[None])
+    assert scaled_error(logits, ReferenceModel(checkpoint).logits(TOKENS)) <= 1e-5
+
+
 @pytest.mark.parametrize("group_size", [16, 64, 256])
 def test_every_group_size_is_exact(quantized: Callable[..., Path], tmp_path: Path, group_size: int) -> None:
     checkpoint = quantized("int4_awq", group_size=group_size, arch="qwen2", layers=1)
