@@ -125,10 +125,13 @@ def test_a_request_may_be_cancelled_from_its_own_event(engine: Engine, gate: Gat
     events: queue.SimpleQueue[TokenEvent] = queue.SimpleQueue()
     handles: list[RequestHandle] = []
 
+    seen: list[TokenEvent] = []
+
     def stop_at_the_third(event: TokenEvent) -> None:
-        events.put(event)
-        if events.qsize() == 3:
+        seen.append(event)
+        if len(seen) == 3:
             handles[0].cancel()
+        events.put(event)
 
     gate.open.clear()
     handles.append(engine.submit(GenerationRequest("self", [1], GREEDY), stop_at_the_third))
