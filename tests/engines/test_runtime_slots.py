@@ -44,9 +44,9 @@ def test_a_shared_beginning_is_copied_and_its_owner_keeps_the_rest() -> None:
 
 def test_a_beginning_is_shared_with_a_row_that_is_at_work() -> None:
     slots = slots_of(2)
-    run(slots, SYSTEM, computed=30)
-    _, reused = run(slots, SYSTEM)
-    assert reused == 30
+    working, _ = run(slots, SYSTEM, computed=30)
+    other, reused = run(slots, SYSTEM)
+    assert (reused, other is working) == (30, False)
 
 
 def test_the_last_token_of_a_prompt_is_always_left_to_compute() -> None:

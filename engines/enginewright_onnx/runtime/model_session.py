@@ -74,7 +74,7 @@ class ModelSession:
             raise StageFailed(
                 f"ONNX Runtime cannot load {path}: {error}",
                 code="engine-load",
-                hint="build the engine again; check that onnxruntime is at least 1.32",
+                hint="build the engine again; check that onnxruntime is at least 1.23",
             ) from error
         _check_graph(path, session, config)
         return cls(session, memory, config)
