@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Agreement"]
+__all__ = ["WORST", "Agreement"]
 
+WORST = 1e9  # for what is not a number: beyond every bound, and still JSON
 _ROWS = 64  # rows compared at a time: float64 copies of 150,000 logits each
 
 
@@ -29,11 +30,14 @@ class Agreement:
             got = engine[start : start + _ROWS].astype(np.float64)
             self.positions += len(wanted)
             self.logit_scale = max(self.logit_scale, float(np.abs(wanted).max()))
-            # A NaN has to count as the worst error, not to vanish in a comparison.
-            error = np.abs(wanted - got).max()
-            self._largest_error = max(self._largest_error, float(error) if np.isfinite(error) else np.inf)
-            self._same_top += int((wanted.argmax(axis=1) == got.argmax(axis=1)).sum())
-            self._divergences.append(_kl(wanted, got))
+            # A row with NaN or infinity counts as the worst there is, not as nothing in a comparison.
+            sound = np.isfinite(got).all(axis=1)
+            error = np.abs(wanted[sound] - got[sound]).max(initial=0.0) if sound.all() else WORST
+            self._largest_error = max(self._largest_error, float(error))
+            self._same_top += int((wanted[sound].argmax(axis=1) == got[sound].argmax(axis=1)).sum())
+            divergence = np.full(len(wanted), WORST)
+            divergence[sound] = _kl(wanted[sound], got[sound])
+            self._divergences.append(divergence)
 
     @property
     def logit_error(self) -> float:
@@ -58,7 +62,7 @@ class Agreement:
 def _kl(reference: NDArray[np.float64], engine: NDArray[np.float64]) -> NDArray[np.float64]:
     log_p, log_q = _log_softmax(reference), _log_softmax(engine)
     divergence: NDArray[np.float64] = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
-    return np.where(np.isfinite(divergence), np.maximum(divergence, 0.0), np.inf)
+    return np.maximum(divergence, 0.0)
 
 
 def _log_softmax(logits: NDArray[np.float64]) -> Any:

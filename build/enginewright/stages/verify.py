@@ -20,7 +20,7 @@ from enginewright_front.messages import Message
 from enginewright_front.prompt import PromptEncoder, read_tokenizer
 from numpy.typing import NDArray
 
-from enginewright.agreement import Agreement
+from enginewright.agreement import WORST, Agreement
 from enginewright.calibration import load_held_out
 from enginewright.json_file import read_json_object
 from enginewright.recipe import VerifyRecipe
@@ -145,7 +145,7 @@ def verify(
         mean_kl=_rounded(native.mean_kl),
         p99_kl=_rounded(native.p99_kl),
         top1=_rounded(native.top1),
-        decode_error=_rounded(float(np.abs(at_once - one_by_one).max()) / native.logit_scale),
+        decode_error=_rounded(_largest_difference(at_once, one_by_one) / native.logit_scale),
         greedy_tokens=len(generated),
         greedy=_rounded(greedy / len(generated)),
         long_top1=_rounded(long_context.top1) if long else None,
@@ -232,6 +232,11 @@ def _problems(report: VerifyReport, options: VerifyRecipe) -> list[str]:
     if options.smoke_expect is not None and options.smoke_expect not in report.answer:
         problems.append(f"the smoke answer {report.answer[:200]!r} does not contain {options.smoke_expect!r}")
     return problems
+
+
+def _largest_difference(left: NDArray[np.float32], right: NDArray[np.float32]) -> float:
+    difference = float(np.abs(left - right).max())
+    return difference if np.isfinite(difference) else WORST
 
 
 def _rounded(value: float) -> float:
