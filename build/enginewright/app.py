@@ -43,7 +43,7 @@ app = _make(
 build_engine_app = _make()
 
 for _command in (build, plan, verify, serve, ask, demo):
-    app.command(no_args_is_help=_command is not demo)(_command)
+    app.command(no_args_is_help=_command not in (ask, demo))(_command)  # these two need none
 build_engine_app.command(no_args_is_help=True)(build)
 
 
