@@ -42,7 +42,7 @@ _REFUSED_BY_TRITON = re.compile(
 )
 _LOST = re.compile(
     r"failed to connect|connection (refused|reset)|socket closed|stream removed|broken pipe|goaway|keepalive"
-    r"|transport|name resolution|dns|connection attempt timed out|endpoint",
+    r"|transport|resol(ution|ving)|dns|lookup failed|connection attempt timed out|endpoint",
     re.IGNORECASE,
 )
 

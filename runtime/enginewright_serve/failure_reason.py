@@ -7,7 +7,8 @@ import re
 __all__ = ["failure_reason"]
 
 _TAIL_BYTES = 2**20
-_LINE = re.compile(r"^[EF]\d{4} [\d:.]+ \d+ \S+\] (?P<text>.*)$", re.MULTILINE)
+# Triton complains in every start that there is no GPU.
+_LINE = re.compile(r"^[EF]\d{4} [\d:.]+ \d+ \S+\] (?P<text>(?!.*(?:CUDA|Cuda|NVML|DCGM)).*)$", re.MULTILINE)
 # The first that matches speaks; the more particular stand before the more general.
 _REASONS = (
     re.compile(r"error while loading shared libraries: (?P<reason>.*)"),
@@ -15,7 +16,7 @@ _REASONS = (
     re.compile(r"tritonserver: (?P<reason>(?:unrecognized )?option .*)"),
     re.compile(r"(?P<reason>Socket '[^']*' already in use)"),
     re.compile(
-        r"failed to load '(?P<model>[^']+)' version \d+: \w+: (?P<reason>.+?)(?:\\n|\n|\"?$)", re.MULTILINE
+        r"failed to load '(?P<model>[^']+)' version \d+: [\w ]+: (?P<reason>.+?)(?:\\n|\n|\"?$)", re.MULTILINE
     ),
     re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.+?)\"?$", re.MULTILINE),
     re.compile(r"creating server: \w+ ?- (?P<reason>.*)"),

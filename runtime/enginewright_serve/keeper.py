@@ -38,7 +38,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 def remove_shared_memory(prefix: str) -> None:
-    """Remove the shared memory regions whose names begin with `prefix`. Raises ValueError for an empty one."""
+    """Remove the shared memory whose names begin with `prefix`. Raises ValueError for an empty one."""
     if not prefix:
         raise ValueError("an empty prefix names every region of the machine")
     for region in _SHARED_MEMORY.glob(f"{prefix}*"):

@@ -1,50 +1,64 @@
-"""TCP ports of this machine: find a free one, say who holds a busy one."""
+"""TCP ports of this machine: find free ones, say who holds a busy one."""
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
-from contextlib import suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from enginewright_errors import UsageError
 
-__all__ = ["choose_port"]
+__all__ = ["choose_ports"]
 
 _LISTENING = "0A"
 
 
-def choose_port(host: str, port: int | None, option: str) -> int:
-    """`port` if it is free at `host`; None takes any free one.
+def choose_ports(host: str, wanted: Mapping[str, int | None]) -> list[int]:
+    """The ports `wanted`, by the option that names them, if all are free at `host`; None takes any free one.
 
-    Raises UsageError that names the process that holds the port, and `option`, with which to choose another.
+    Raises UsageError that names the process that holds a port, and the option with which to choose another.
     """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port or 0))
-        except OverflowError:
-            raise UsageError(
-                f"port {port} is not between 1 and 65535",
-                code="bad-port",
-                hint=f"choose another with {option}",
-            ) from None
-        except OSError as error:
-            if port is None:
-                raise _cannot_bind(host, error) from None
-            raise _busy(host, port, option, error) from None
-        chosen: int = probe.getsockname()[1]
-        return chosen
+    with ExitStack() as probes:  # each is held until all are found, so that no two are the same
+        chosen: dict[str, int] = {}
+        for option, port in wanted.items():
+            for other, taken in chosen.items():
+                if port == taken:
+                    raise UsageError(
+                        f"{other} and {option} are both {port}",
+                        code="port-twice",
+                        hint="change one of them",
+                    )
+            chosen[option] = _hold(probes, host, port, option)
+        return list(chosen.values())
+
+
+def _hold(probes: ExitStack, host: str, port: int | None, option: str) -> int:
+    if port is not None and not 1 <= port <= 65535:
+        raise UsageError(
+            f"port {port} is not between 1 and 65535", code="bad-port", hint=f"choose another with {option}"
+        )
+    probe = probes.enter_context(socket.socket())
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        probe.bind((host, port or 0))
+        probe.listen()
+    except OSError as error:
+        raise _cannot_bind(host, error) if port is None else _busy(host, port, option, error) from None
+    number: int = probe.getsockname()[1]
+    return number
 
 
 def _busy(host: str, port: int, option: str, error: OSError) -> UsageError:
-    if error.errno in (13, 1):
+    if error.errno in (errno.EACCES, errno.EPERM):
         return UsageError(
             f"port {port} needs privileges: {error.strerror}",
             code="port-refused",
             hint=f"choose one above 1023 with {option}",
         )
-    if error.errno != 98:
+    if error.errno != errno.EADDRINUSE:
         return _cannot_bind(host, error)
     holder = _holder(port)
     return UsageError(
@@ -58,7 +72,7 @@ def _cannot_bind(host: str, error: OSError) -> UsageError:
     return UsageError(
         f"cannot listen at {host}: {error.strerror}",
         code="bad-host",
-        hint="--host takes an address of this machine, 127.0.0.1 by default",
+        hint="--host takes an IPv4 address of this machine, 127.0.0.1 by default",
     )
 
 

@@ -15,13 +15,20 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from enginewright_client import ConnectError, RequestError, SamplingParams, ServerOverloaded, TritonClient
+from enginewright_client import (
+    ConnectError,
+    RequestError,
+    RequestTimeout,
+    SamplingParams,
+    ServerOverloaded,
+    TritonClient,
+)
 from enginewright_errors import StageFailed, UsageError
 
 from enginewright_serve import keeper
 from enginewright_serve.command_line import Listeners, make_backends, server_command, server_environment
 from enginewright_serve.failure_reason import failure_reason
-from enginewright_serve.ports import choose_port
+from enginewright_serve.ports import choose_ports
 from enginewright_serve.repository import MODEL, check_repository
 from enginewright_serve.triton_binary import find_triton
 
@@ -59,7 +66,9 @@ class TritonServer:
     ) -> None:
         self._repository = Path(repository)
         self._host = host
-        self._ports = (grpc_port, metrics_port, http_port)
+        self._ports = {"--grpc-port": grpc_port, "--metrics-port": metrics_port}
+        if http_port is not None:
+            self._ports["--http-port"] = http_port
         self._threads = threads
         self._log = log
         self._executable = executable
@@ -107,13 +116,7 @@ class TritonServer:
             raise UsageError("the server was started already", code="already-started", hint="stop it first")
         check_repository(self._repository)
         binary = find_triton(self._executable)
-        grpc_port, metrics_port, http_port = self._ports
-        self._listeners = Listeners(
-            self._host,
-            choose_port(self._host, grpc_port, "--grpc-port"),
-            choose_port(self._host, metrics_port, "--metrics-port"),
-            None if http_port is None else choose_port(self._host, http_port, "--http-port"),
-        )
+        self._listeners = Listeners(self._host, *choose_ports(self._host, self._ports))
         self._said, self._failed = b"", False
         self._folder = Path(tempfile.mkdtemp(prefix="enginewright-serve-"))
         try:
@@ -129,14 +132,14 @@ class TritonServer:
             self._keeper = self._start_keeper(command, server_environment(binary, os.environ, self._threads))
             self._wait_until_ready(time.monotonic() + self._ready_timeout)
         except BaseException:
-            self.stop()
+            self.stop(kill=True)  # it serves nobody yet
             raise
 
     def wait(self) -> None:
         """Return when the server has ended, which it does by itself only by failing: raises StageFailed."""
         while not self._ended(1.0):
             pass
-        raise self._failure("the server ended")
+        raise self._failure("the server ended", self._reason())
 
     def stop(self, *, kill: bool = False) -> None:
         """End the server and everything it started; waits up to 15 s for running requests unless `kill`.
@@ -221,21 +224,19 @@ class TritonServer:
             while not self._ended(_TICK):
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise self._failure(
-                        f"the server did not generate a token within {self._ready_timeout:g} s"
-                    )
+                    raise self._failure(f"the server generated no token within {self._ready_timeout:g} s")
                 if not self._listening():
                     continue
                 try:
                     client.generate("Hello", SamplingParams(max_tokens=1, temperature=0.0), timeout=left)
-                except (ConnectError, ServerOverloaded):
+                except (ConnectError, RequestTimeout, ServerOverloaded):
                     continue
                 except RequestError as error:
                     raise self._failure(
                         f"the server started but generates nothing: {error.message}"
                     ) from error
                 return
-        raise self._failure("the server did not start")
+        raise self._failure("the server did not start", self._reason())
 
     def _listening(self) -> bool:
         host, _, port = self.grpc_address.rpartition(":")
@@ -254,13 +255,17 @@ class TritonServer:
             return not piece or self._said.count(b"\n") > 1
         return False
 
-    def _failure(self, what: str) -> StageFailed:
-        self._failed = True
+    def _reason(self) -> str:
+        """Why the server ended, as its log or its exit code tells."""
         said = self._said.split()
         reason = failure_reason(self.log.read_bytes())
         if not reason and len(said) > 1:
             code = int(said[1])
             reason = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        return reason
+
+    def _failure(self, what: str, reason: str = "") -> StageFailed:
+        self._failed = True
         return StageFailed(
             f"{what}: {reason}" if reason else what, code="server-failed", hint=f"its log is {self.log}"
         )
