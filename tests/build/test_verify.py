@@ -1,4 +1,4 @@
-"""Verification of real engines of tiny models: what is right passes, what is not is caught with its numbers."""
+"""Real engines of tiny models: what is right passes, what is not is caught and named by its numbers."""
 
 from __future__ import annotations
 
