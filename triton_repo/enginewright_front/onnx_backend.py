@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from enginewright_errors import UsageError
 
 from enginewright_front.backend import (
     EngineHandle,
@@ -38,10 +41,13 @@ class OnnxBackend:
 
     @classmethod
     def open(cls, engine_dir: Path, *, max_queue: int) -> OnnxBackend:
-        """Load an engine folder. Raises CheckpointError, DoesNotFit or StageFailed."""
+        """Load an engine folder; ENGINEWRIGHT_THREADS, when set, stands above the threads that it names.
+
+        Raises CheckpointError, DoesNotFit, StageFailed, or UsageError for the variable.
+        """
         from enginewright_onnx.runtime import Engine
 
-        return cls(Engine.open(engine_dir, max_queue=max_queue))
+        return cls(Engine.open(engine_dir, threads=_threads(), max_queue=max_queue))
 
     def submit(self, request: EngineRequest, on_event: Callable[[TokenEvent], None]) -> EngineHandle:
         """A request that does not fit the native context is read with the long one's positions."""
@@ -85,3 +91,20 @@ class OnnxBackend:
     def close(self) -> None:
         """Cancels what is left and waits for the engine's thread."""
         self._engine.close()
+
+
+_THREADS = "ENGINEWRIGHT_THREADS"
+_MOST_THREADS = 1024
+
+
+def _threads() -> int | None:
+    text = os.environ.get(_THREADS)
+    if not text:
+        return None
+    try:
+        threads = int(text)
+    except ValueError:
+        threads = 0
+    if not 1 <= threads <= _MOST_THREADS:
+        raise UsageError(f"{_THREADS} is {text!r}", code="threads", hint=f"1 to {_MOST_THREADS}")
+    return threads
