@@ -236,6 +236,15 @@ def test_calls_that_fail_again_and_again_break_the_engine() -> None:
     assert [listener.finish_reason for listener in listeners].count("error") == FAILURES_UNTIL_BROKEN
 
 
+def test_failures_with_successes_between_them_do_not_break_the_engine() -> None:
+    batcher = Batcher(FakeModel(CONFIG, failing(set(range(2, 100)), "prefill")), prefill_chunk=8)
+    _, streaming = submit(batcher, [1, 2, 3])
+    others = [submit(batcher, [index, 2, 3])[1] for index in range(4, 4 + FAILURES_UNTIL_BROKEN + 1)]
+    finish(batcher)
+    assert streaming.token_ids == alone([1, 2, 3])
+    assert {listener.finish_reason for listener in others} == {"error"}
+
+
 def test_a_listener_that_fails_is_cancelled_alone(caplog: pytest.LogCaptureFixture) -> None:
     batcher = Batcher(FakeModel(CONFIG), prefill_chunk=8)
 

@@ -92,7 +92,6 @@ class Slots:
     def release(self, row: Row, *, keep: bool = True) -> None:
         """Give a row back. keep=False when its content cannot be trusted."""
         row.taken, row.last_used = False, next(self._clock)
-        row.tokens = row.tokens[: row.length].copy()
         if not (keep and self._reuse):
             row.length = 0
 
