@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -57,7 +58,9 @@ def _run(command: Callable[[], None]) -> int:
         return 2
     except Interrupted as interrupt:
         _say(f"stopped by {interrupt}", "run it again: what was complete is kept")
-        return 128 + interrupt.number
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(128 + interrupt.number)  # all is cleaned up; libraries take seconds to unload
     return 0
 
 

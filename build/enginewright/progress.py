@@ -176,7 +176,9 @@ class JsonReporter(Reporter):
         self._emit("stage-finished", data)
 
     def _emit(self, event: str, data: Mapping[str, Any]) -> None:
-        print(json.dumps({"event": event, **data}), file=self._stream, flush=True)
+        # One write: a signal between two would run this line and the next together.
+        self._stream.write(json.dumps({"event": event, **data}) + "\n")
+        self._stream.flush()
 
 
 def choose_reporter(*, json_lines: bool) -> Reporter:
