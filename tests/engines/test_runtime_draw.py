@@ -32,7 +32,8 @@ def row_of(seed: int, scale: float = 3.0, size: int = VOCAB) -> NDArray[np.float
 def test_candidates_are_those_of_a_full_sort_even_among_equals(
     seed: int, size: int, count: int, levels: int, masked: bool
 ) -> None:
-    row = np.random.default_rng(seed).integers(0, levels, size).astype(np.float32)
+    chance = np.random.default_rng(seed)
+    row = chance.integers(0, levels, size).astype(np.float32) * chance.choice(np.float32([-1, 1]), size)
     if masked:
         row[np.random.default_rng(seed).random(size) < 0.7] = -np.inf
     ids, logits = top_candidates(row, count)
@@ -107,6 +108,13 @@ def test_the_distribution_is_that_of_transformers(sampling: SamplingParams, warp
     assert set(drawn) <= set(np.flatnonzero(expected > 0))
     for token, probability in enumerate(expected):
         assert abs(drawn[token] / 20_000 - probability) < 1.5 / 20_000
+
+
+def test_top_p_is_a_share_of_what_min_p_left() -> None:
+    row = np.full(6000, -1.0, np.float32)
+    row[:100] = 0.0
+    sampling = SamplingParams(1, top_p=0.02, min_p=0.5)
+    assert {draw(row, sampling, uniform) for uniform in np.linspace(0, 0.999, 50)} == {0, 1}
 
 
 def test_the_tail_beyond_the_candidates_is_reached_without_truncation() -> None:

@@ -68,10 +68,8 @@ def _sample_plain(logits: NDArray[np.float32], states: Sequence[SamplerState]) -
     tokens = logits.argmax(axis=1)
     if not np.isfinite(logits[np.arange(len(tokens)), tokens]).all():
         return [_choose_guarded(row, state) for row, state in zip(logits, states, strict=True)]
-    chosen = tokens.tolist()
-    for state, token in zip(states, chosen, strict=True):
-        state.edits.note(token)
-    return [Sampled(token, None, None) for token in chosen]
+    # Edits that are not active now never will be again: there is nothing to note.
+    return [Sampled(token, None, None) for token in tokens.tolist()]
 
 
 def _choose_guarded(row: NDArray[np.float32], state: SamplerState) -> Sampled:
