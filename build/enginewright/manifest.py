@@ -14,16 +14,19 @@ How long things took and what memory they needed is in report.json, which is not
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from enginewright import __version__
 from enginewright.cache import Entry
 from enginewright.hashing import FileHashes, hashes_as_json, tree_digest
+from enginewright.output import MANIFEST
 from enginewright.plan import Plan
 from enginewright.source import Source
 
-__all__ = ["FORMAT", "make_manifest", "source_link"]
+__all__ = ["FORMAT", "make_manifest", "manifest_key", "source_link"]
 
 FORMAT = 1
 
@@ -63,6 +66,14 @@ def make_manifest(
         "plan": plan.figures(),
         "chain": chain,
     }
+
+
+def manifest_key(folder: Path, stage: str) -> str | None:
+    """The key of `stage` in the manifest of the build in `folder`; None if there is no such build."""
+    try:
+        return str(json.loads((folder / MANIFEST).read_bytes())["chain"][stage]["key"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _portable(plan: Plan) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from enginewright.checkpoint import Checkpoint, open_checkpoint
 from enginewright.failures import explained
 from enginewright.file_lock import FileLock
 from enginewright.machine import free_disk, probe_machine
-from enginewright.manifest import make_manifest, source_link
+from enginewright.manifest import make_manifest, manifest_key, source_link
 from enginewright.model_spec import ModelSpec
 from enginewright.output import OutputFolder
 from enginewright.peak_memory import PeakMemory
@@ -77,7 +77,9 @@ def build(
     """
     cache_folder = cache_folder or default_cache_folder()
     with OutputFolder(output) as folder, Cache(cache_folder, warn=reporter.warn) as cache:
-        run = _Run(recipe, cache, reporter, _room(cache.root, folder.path, read_bandwidth), force)
+        run = _Run(
+            recipe, folder.path, cache, reporter, _room(cache.root, folder.path, read_bandwidth), force
+        )
         source = run.fetch()
         checkpoint = open_checkpoint(source.folder)
         plan = run.plan(checkpoint)
@@ -121,6 +123,7 @@ class _Run:
     """One build: where it happens, and what it has so far."""
 
     recipe: Recipe
+    output: Path
     cache: Cache
     reporter: Reporter
     room: Room
@@ -191,9 +194,10 @@ class _Run:
         names.add("compile")
         verified = verify_step(self.recipe, quantized, engine).request
         package = package_step(self.recipe, quantized, engine, verified.key).request
-        return names | {
-            request.stage for request in (verified, package) if self.cache.peek(request) is not None
-        }
+        names.update(request.stage for request in (verified, package) if self.cache.peek(request) is not None)
+        if manifest_key(self.output, "package") == package.key:
+            names.add("output")
+        return names
 
     def obtain(self, step: Step, **inputs: Path) -> Entry:
         """The result of `step`, from the cache or made now, with its time and peak memory in the report."""

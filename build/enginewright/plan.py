@@ -104,7 +104,7 @@ def make_plan(
     source_bytes: int | None = None,
     cached: Collection[str] = (),
 ) -> Plan:
-    """Price `recipe`. Stages named in `cached` are there already: they need no room.
+    """Price `recipe`. Stages named in `cached`, and "output", are there already: they need no room.
 
     Raises RecipeError for what is wrong with the recipe on this model, whatever the machine.
     """
@@ -156,7 +156,7 @@ def _shortages(
     disk = sum(stage.disk_bytes for stage in missing)
     if disk > room.cache_disk:
         yield Shortage("the build", "disk for the cache", disk, room.cache_disk)
-    if room.output_disk is not None and sizes.weight_bytes > room.output_disk:
+    if room.output_disk is not None and "output" not in cached and sizes.weight_bytes > room.output_disk:
         yield Shortage("the repository", "disk for the output", sizes.weight_bytes, room.output_disk)
 
 
