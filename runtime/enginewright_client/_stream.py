@@ -58,7 +58,7 @@ class CompletionStream:
             self.close()
             raise
         if response.error_message:
-            self.close()
+            self._read_end()
             raise from_message(response.error_message, self.request_id)
         try:
             delta = decode_delta(response.infer_response, self.request_id)
@@ -67,7 +67,25 @@ class CompletionStream:
             raise
         if delta.finish_reason is not None:
             self.finish_reason, self.usage = delta.finish_reason, delta.usage
+            self._read_end()
         return delta
+
+    def _read_end(self) -> None:
+        """Let the server end the call after its last response.
+
+        To reset it at that moment can crash Triton 2.51: NUMBERS.
+        """
+        import grpc
+
+        try:
+            for _ in self._call:
+                pass
+        except grpc.RpcError:
+            pass  # what was to come has come
+        except BaseException:
+            self.close()
+            raise
+        self._done = True
 
     def close(self) -> None:
         """Cancel the request unless it is over. Safe to call twice and from any thread."""

@@ -90,16 +90,14 @@ def server_environment(
 ) -> dict[str, str]:
     """`environment` with what the server and its Python models need.
 
-    The models' Python is found through PATH, so this one's folder comes first. No byte code is written: the
-    files of a repository are those of its manifest.
+    The models' Python is found through PATH, so this one's folder comes first. It ignores all PYTHON...
+    variables.
     """
     made = dict(environment)
     made["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), made.get("PATH", os.defpath)])
     libraries = [str(folder) for folder in binary.library_folders]
     if libraries:
         made["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, *filter(None, [made.get("LD_LIBRARY_PATH")])])
-    made["PYTHONDONTWRITEBYTECODE"] = "1"
-    made["PYTHONUNBUFFERED"] = "1"
     if threads is not None:
         made["ENGINEWRIGHT_THREADS"] = made["OMP_NUM_THREADS"] = str(threads)
     return made

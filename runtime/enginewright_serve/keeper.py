@@ -6,14 +6,14 @@
 It ends the server when its standard input closes, which also happens when the process that started it is
 killed. It is the reaper of orphans (`PR_SET_CHILD_SUBREAPER`): when tritonserver dies first, its stubs become
 children of the keeper, which ends them and removes their shared memory. When the keeper itself is killed, the
-kernel kills tritonserver. (`PR_SET_PDEATHSIG` in TritonServer instead would kill the server as soon as the
-*thread* that started it ends, and would leave the shared memory.)
+kernel kills tritonserver, and `TritonServer.stop` ends the stubs. (`PR_SET_PDEATHSIG` in TritonServer instead
+would kill the server as soon as the *thread* that started it ends, and would leave stubs and shared memory.)
 
 Run as a file by `python -I keeper.py ORDERS`, so it imports nothing but the standard library. ORDERS is JSON:
 command, log (a file), prefix (of shared memory), grace (seconds to exit in), folder (removed when the starter
 is gone).
-Standard input: `k` kills at once, its end asks the server to exit. Standard output: the server's pid, at its
-end its return code as `subprocess` gives it.
+Standard input: `t` or its end asks the server to exit, `k` kills it.
+Standard output: the server's pid, at its end its return code as `subprocess` gives it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["remove_shared_memory"]
+__all__ = ["end_stubs", "remove_shared_memory"]
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _TICK = 0.05
 _SHARED_MEMORY = Path("/dev/shm")
+_STUB = "triton_python_backend_stub"
 
 
 def remove_shared_memory(prefix: str) -> None:
@@ -44,6 +45,15 @@ def remove_shared_memory(prefix: str) -> None:
     for region in _SHARED_MEMORY.glob(f"{prefix}*"):
         with suppress(OSError):
             region.unlink()
+
+
+def end_stubs(prefix: str) -> None:
+    """Kill the model processes with shared memory of `prefix`: they outlive a server that was killed."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            program, *words = os.fsdecode((process / "cmdline").read_bytes()).split("\0")
+            if Path(program).name == _STUB and any(word.startswith(prefix) for word in words):
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _main() -> None:
@@ -82,7 +92,7 @@ def _watch(server: subprocess.Popen[bytes], parent: int, grace: float) -> None:
                 server.wait(_TICK)
         if order == b"k" or (deadline is not None and time.monotonic() > deadline):
             server.kill()
-        elif deadline is None and (order == b"" or os.getppid() != parent):
+        elif deadline is None and (order in (b"t", b"") or os.getppid() != parent):
             server.terminate()
             deadline = time.monotonic() + grace
         listening = listening and order != b""

@@ -35,8 +35,7 @@ from enginewright_serve.triton_binary import find_triton
 __all__ = ["TritonServer"]
 
 _TICK = 0.05
-_EXIT_TIMEOUT = 10  # seconds that Triton waits for running requests
-_GRACE = _EXIT_TIMEOUT + 5.0  # seconds before it is killed
+_GRACE = 5.0  # seconds beyond its exit timeout before Triton is killed
 
 
 class TritonServer:
@@ -45,7 +44,8 @@ class TritonServer:
     A port that is None is chosen among the free ones; http_port None means no HTTP. threads: of the engine;
     None leaves it to the engine. log: where the server's output goes, by default a temporary file that is
     kept only when the server fails. executable: a tritonserver, if not the one that is found.
-    ready_timeout: seconds to the first generated token.
+    ready_timeout: seconds to the first generated token. exit_timeout: seconds that running requests have to
+    end when the server is stopped.
 
         with TritonServer(Path("out")) as server:
             client = TritonClient(server.grpc_address)
@@ -63,6 +63,7 @@ class TritonServer:
         log: Path | None = None,
         executable: Path | None = None,
         ready_timeout: float = 600.0,
+        exit_timeout: int = 10,
     ) -> None:
         self._repository = Path(repository)
         self._host = host
@@ -73,6 +74,7 @@ class TritonServer:
         self._log = log
         self._executable = executable
         self._ready_timeout = ready_timeout
+        self._exit_timeout = exit_timeout
         self._listeners: Listeners | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None  # made by start(), removed by stop()
@@ -127,7 +129,7 @@ class TritonServer:
                 self._repository.resolve(),
                 self._listeners,
                 shared_memory_prefix=self._prefix,
-                exit_timeout=_EXIT_TIMEOUT,
+                exit_timeout=self._exit_timeout,
             )
             self._keeper = self._start_keeper(command, server_environment(binary, os.environ, self._threads))
             self._wait_until_ready(time.monotonic() + self._ready_timeout)
@@ -142,19 +144,21 @@ class TritonServer:
         raise self._failure("the server ended", self._reason())
 
     def stop(self, *, kill: bool = False) -> None:
-        """End the server and everything it started; waits up to 15 s for running requests unless `kill`.
+        """End the server and everything it started.
 
-        Without effect on a server that is not running. Interrupted, it may be called again.
+        Running requests have the exit timeout to end; with `kill` they are cut off. Without effect on a
+        server that is not running. Interrupted, it may be called again.
         """
         process = self._keeper
         if process is not None and process.stdin is not None and process.stdout is not None:
-            with suppress(OSError, ValueError):
-                if kill:
-                    os.write(process.stdin.fileno(), b"k")
-                process.stdin.close()
+            with suppress(BrokenPipeError):  # the keeper has ended
+                os.write(process.stdin.fileno(), b"k" if kill else b"t")
             process.wait()
+            process.stdin.close()
             process.stdout.close()
-            keeper.remove_shared_memory(self._prefix)  # in case the keeper itself was killed
+            if process.returncode != 0:  # the keeper itself was killed
+                keeper.end_stubs(self._prefix)
+                keeper.remove_shared_memory(self._prefix)
             self._keeper = None
         if self._folder is not None:
             kept = self._failed and self._log is None
@@ -209,7 +213,7 @@ class TritonServer:
             "log": str(self.log),
             "folder": str(self._private),
             "prefix": self._prefix,
-            "grace": _GRACE,
+            "grace": self._exit_timeout + _GRACE,
         }
         return subprocess.Popen(
             [sys.executable, "-I", keeper.__file__, json.dumps(orders)],

@@ -1,19 +1,31 @@
-"""Repositories with a fake model, and one real Triton that serves it for the whole session."""
+"""Repositories with a fake model, one real Triton that serves it, and what is left of others."""
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from enginewright_client import TritonClient
 from enginewright_front.pbtxt import render_configs
 from enginewright_serve import TritonServer
+from package_manifest import write_manifest
 
 PARAMETERS = {"max_seq_len": "2048", "default.temperature": "0.5", "reasoning.open": "<think>"}
+WAIT_SECONDS = 60.0
+
+
+def eventually(condition: Callable[[], object], what: str) -> None:
+    """Wait until `condition()` holds; fail with `what` after a minute."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")
@@ -28,13 +40,7 @@ def fake_repository(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         shutil.copyfile(Path(__file__).with_name("fake_llm.py"), version / "model.py")
         config = render_configs({**PARAMETERS, **parameters})["llm"]
         (folder / "llm" / "config.pbtxt").write_text(config)
-        files = {
-            str(path.relative_to(folder)): {"bytes": path.stat().st_size}
-            for path in folder.rglob("*")
-            if path.is_file()
-        }
-        manifest = {"format": 1, "name": "fake", "chain": {"package": {"files": files}}}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
+        write_manifest(folder)
         return folder
 
     return make
@@ -54,14 +60,43 @@ def client(fake_server: TritonServer) -> Iterator[TritonClient]:
         yield client
 
 
+class Traces:
+    """What the servers of one test have on this machine: known by their TMPDIR, which only they have."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: set[str] = set()
+
+    def processes(self) -> dict[str, int]:
+        """Process ids by command: keeper.py, tritonserver, triton_python_backend_stub."""
+        mark = f"TMPDIR={self._folder}".encode()
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if int(process.name) != os.getpid() and mark in (process / "environ").read_bytes().split(
+                    b"\0"
+                ):
+                    words = [
+                        Path(os.fsdecode(word)).name
+                        for word in (process / "cmdline").read_bytes().split(b"\0")
+                    ]
+                    found["keeper.py" if "keeper.py" in words else words[0]] = int(process.name)
+        return found
+
+    def shared_memory(self) -> list[str]:
+        """The regions of every server that was seen by an earlier call."""
+        self._names |= {path.name for path in self._folder.glob("enginewright-serve-*")}
+        return [path.name for name in self._names for path in Path("/dev/shm").glob(f"{name}_*")]
+
+    def nothing_left(self) -> bool:
+        return not (self.processes() or self.shared_memory() or any(self._folder.iterdir()))
+
+
 @pytest.fixture
-def eventually() -> Callable[[Callable[[], object], str], None]:
-    """`eventually(condition, what)`: wait until `condition()` holds, fail after 10 s."""
-
-    def wait(condition: Callable[[], object], what: str) -> None:
-        deadline = time.monotonic() + 10
-        while not condition():
-            assert time.monotonic() < deadline, what
-            time.sleep(0.01)
-
-    return wait
+def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Traces:
+    """Of the servers that this test starts, in this process or in others."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return Traces(folder)

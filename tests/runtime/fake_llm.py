@@ -6,6 +6,7 @@
     vanish          one token, then the end without a finish reason
     die             the model process exits
     report          how many requests run beside this one, and how many were cancelled
+    show            its own inputs, as JSON
 
 The parameter `fault` of its config: `raise` (initialize fails), `mute` (never answers).
 """
@@ -75,7 +76,7 @@ class TritonPythonModel:
             os._exit(1)
         if item.order == "fail":
             return item.fail(" ".join(item.words))
-        if item.order == "report":
+        if item.order == "report" and not item.made:
             item.tokens = [f"running={others} cancelled={self.cancelled}"]
         if time.monotonic() < item.due:
             return False
@@ -95,6 +96,10 @@ class TritonPythonModel:
         return item.end("length" if item.tokens else "stop")
 
 
+def plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value.item()
+
+
 class Running:
     """A request and how far it is."""
 
@@ -107,6 +112,8 @@ class Running:
             text = json.loads(given["messages"][0])[-1]["content"]
         else:
             text = given["text_input"][0].decode()
+        if text == "show":
+            text = json.dumps({name: plain(array[0]) for name, array in given.items()}, sort_keys=True)
         self.order, *self.words = text.split(" ")
         self.pause, self.made, self.due = 0.0, 0, 0.0
         self.pieces: list[str] = []
@@ -121,10 +128,14 @@ class Running:
 
     def send(self, flags: int = 0, **tensors: Any) -> None:
         arrays = {
-            name: np.array([value.encode()], object) if isinstance(value, str) else np.array([[value]], np.int32)
+            name: np.array([value.encode()], object)
+            if isinstance(value, str)
+            else np.array([[value]], np.int32)
             for name, value in tensors.items()
         }
-        response = pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in arrays.items()])
+        response = pb_utils.InferenceResponse(
+            [pb_utils.Tensor(name, array) for name, array in arrays.items()]
+        )
         self.sender.send(response, flags)
 
     def fail(self, message: str) -> bool:
