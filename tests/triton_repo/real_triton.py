@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import queue
-import socket
-import subprocess
-import sys
-import sysconfig
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as grpc
+from enginewright_serve import TritonServer
+from package_manifest import write_manifest
 from triton_repo.front_under_test import wire_tensors
 from tritonclient.utils import InferenceServerException
 
@@ -24,54 +20,11 @@ WAIT_SECONDS = 30.0
 
 
 @contextmanager
-def running_triton(repository: Path, scratch: Path) -> Iterator[tuple[str, str]]:
-    """(gRPC address, metrics address) of a server that is ready; ended with the block."""
-    site = Path(sysconfig.get_paths()["purelib"])
-    triton = site / "pytriton" / "tritonserver"
-    backend = scratch / "backends" / "python"
-    backend.mkdir(parents=True)
-    stub = triton / "python_backend_stubs" / f"3.{sys.version_info.minor}" / "triton_python_backend_stub"
-    parts = triton / "backends" / "python"
-    for part in (stub, parts / "libtriton_python.so", parts / "triton_python_backend_utils.py"):
-        (backend / part.name).symlink_to(part)
-    grpc_port, metrics_port = _free_ports(2)
-    environment = {
-        **os.environ,
-        "LD_LIBRARY_PATH": f"{site / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    command = [
-        str(triton / "bin" / "tritonserver"),
-        f"--model-repository={repository}",
-        f"--backend-directory={backend.parent}",
-        f"--backend-config=python,shm-region-prefix-name=front{os.getpid()}_",
-        "--allow-http=false",
-        "--grpc-address=127.0.0.1",
-        "--metrics-address=127.0.0.1",
-        f"--grpc-port={grpc_port}",
-        f"--metrics-port={metrics_port}",
-        "--allow-gpu-metrics=false",
-        "--disable-auto-complete-config",
-        "--exit-timeout-secs=5",
-    ]
-    log = scratch / "triton.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    try:
-        address = f"127.0.0.1:{grpc_port}"
-        with grpc.InferenceServerClient(address) as client:
-            deadline = time.monotonic() + WAIT_SECONDS
-            while not _ready(client):
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-        yield address, f"127.0.0.1:{metrics_port}"
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def running_triton(repository: Path) -> Iterator[tuple[str, str]]:
+    """(gRPC address, metrics address) of a server that serves `repository`; ended with the block."""
+    write_manifest(repository)
+    with TritonServer(repository) as server:
+        yield server.grpc_address, server.metrics_address
 
 
 class WireCaller:
@@ -128,21 +81,3 @@ def one(result: grpc.InferResult, name: str) -> Any:
 
 def _put(results: queue.Queue[Any], result: Any, error: Any) -> None:
     results.put((result, error))
-
-
-def _ready(client: grpc.InferenceServerClient) -> bool:
-    try:
-        return bool(client.is_server_ready(client_timeout=1.0))
-    except InferenceServerException:
-        time.sleep(0.05)
-        return False
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

@@ -41,7 +41,7 @@ def parts(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -
 def address(parts: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     repository = tmp_path_factory.mktemp("packaged")
     write_repository(repository, engine=parts[1], checkpoint=parts[0], name="tiny", max_queue=32)
-    with running_triton(repository, tmp_path_factory.mktemp("triton")) as (grpc_address, _):
+    with running_triton(repository) as (grpc_address, _):
         yield grpc_address
 
 

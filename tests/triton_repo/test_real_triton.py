@@ -62,7 +62,7 @@ def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     write_repository_models(repository, front, parameters={"max_seq_len": "2048"})
     (repository / "llm" / "1" / "model.py").write_text(MODEL)
     shutil.copytree(checkpoint, repository / "llm" / "1" / "checkpoint")
-    with running_triton(repository, tmp_path_factory.mktemp("triton")) as addresses:
+    with running_triton(repository) as addresses:
         yield addresses
 
 

@@ -1,0 +1,132 @@
+"""Everything at once: a real tiny engine, packaged, served by TritonServer, asked through TritonClient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from enginewright_client import InvalidRequest, SamplingParams, TritonClient
+from enginewright_front.prompt import PromptEncoder, read_tokenizer
+from enginewright_front.repository import write_repository
+from enginewright_onnx import EngineOptions, write_engine
+from enginewright_onnx.runtime import Engine
+from enginewright_onnx.runtime import SamplingParams as EngineSampling
+from enginewright_serve import TritonServer
+from package_manifest import write_manifest
+from runtime.conftest import Traces, eventually
+
+PROMPTS = ["The capital of France is", "日本語", "In-flight", "a", "Emoji \U0001f600", "x y z", "é", "12"]
+GREEDY = SamplingParams(max_tokens=32, temperature=0.0)
+LONG = SamplingParams(max_tokens=4000, min_tokens=4000, temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def engine(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine") / "engine"
+    options = EngineOptions(
+        max_seq_len=4096, max_batch_size=4, accuracy_level=0, lm_head="fp32", fp8_compute="fp32", threads=1
+    )
+    write_engine(tiny(arch="qwen2", max_position=4096), folder, options)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(engine: Path, tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("packaged")
+    write_repository(
+        folder, engine=engine, checkpoint=tiny(arch="qwen2", max_position=4096), name="tiny", max_queue=32
+    )
+    write_manifest(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[TritonServer]:
+    with TritonServer(repository) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: TritonServer) -> Iterator[TritonClient]:
+    with TritonClient(server.grpc_address, timeout=60) as client:
+        yield client
+
+
+def metric(server: TritonServer, name: str) -> float:
+    lines = urlopen(f"http://{server.metrics_address}/metrics", timeout=10).read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+def test_eight_streams_at_once_say_what_the_engine_says_alone(
+    client: TritonClient, engine: Path, tiny: Callable[..., Path]
+) -> None:
+    checkpoint = tiny(arch="qwen2", max_position=4096)
+    tokenizer, encoder = read_tokenizer(checkpoint), PromptEncoder(checkpoint)
+    with Engine.open(engine, threads=1) as alone:
+        sampling = EngineSampling(max_tokens=32, temperature=0)
+        expected = [
+            tokenizer.decode(list(alone.generate(encoder.encode_text(prompt), sampling).token_ids))
+            for prompt in PROMPTS
+        ]
+
+    def ask(prompt: str) -> str:
+        return "".join(delta.text for delta in client.stream(prompt, GREEDY))
+
+    with ThreadPoolExecutor(len(PROMPTS)) as threads:
+        assert list(threads.map(ask, PROMPTS)) == expected
+
+
+def test_a_chat_and_a_text_differ_by_the_template(client: TritonClient) -> None:
+    chat = client.generate([{"role": "user", "content": "Hello"}], GREEDY)
+    text = client.generate("Hello", GREEDY)
+    assert chat.usage.input_tokens > text.usage.input_tokens
+    assert text.usage.output_tokens <= 32
+
+
+def test_the_engines_log_probs_come_with_their_tokens(client: TritonClient) -> None:
+    sampling = SamplingParams(max_tokens=8, min_tokens=8, temperature=0.0, log_probs=True)
+    answer = client.generate("Hello", sampling)
+    assert len(answer.log_probs) == answer.usage.output_tokens == 8
+    assert all(value <= 0 for value in answer.log_probs)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "field"),
+    [
+        (SamplingParams(max_tokens=0), "max_tokens"),
+        (SamplingParams(max_tokens=5000), "max_tokens"),
+        (SamplingParams(temperature=float("nan")), "temperature"),
+        (SamplingParams(top_p=1.5), "top_p"),
+        (SamplingParams(stop_words=["x"] * 1000), "stop_words"),
+    ],
+)
+def test_a_refusal_names_its_field(client: TritonClient, sampling: SamplingParams, field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        client.generate("Hello", sampling)
+    assert caught.value.field == field
+    assert caught.value.code in ("invalid-request", "sequence-too-long")
+
+
+def test_leaving_streams_frees_their_slots(server: TritonServer, client: TritonClient) -> None:
+    """Six on four slots: two of them wait."""
+    answers = [client.stream("a", LONG) for _ in range(6)]
+    for answer in answers[:4]:
+        next(answer)
+    for answer in answers:
+        answer.close()
+    eventually(lambda: metric(server, "enginewright_requests_active") == 0, "a slot stayed taken")
+    eventually(lambda: metric(server, "enginewright_requests_waiting") == 0, "a request still waits")
+    assert client.generate("Hello", GREEDY).text
+
+
+def test_stopping_ends_what_runs_within_the_exit_timeout(repository: Path, traces: Traces) -> None:
+    server = TritonServer(repository, exit_timeout=1)
+    server.start()
+    with TritonClient(server.grpc_address, timeout=60) as client, client.stream("a", LONG) as answer:
+        next(answer)
+        assert traces.shared_memory()
+        server.stop()
+    assert traces.nothing_left()
