@@ -9,15 +9,15 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable  # noqa: E402
+from pathlib import Path  # noqa: E402
 
-import pytest
+import pytest  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """`tiny(arch="qwen2", tied=False, ...)`: the folder of a tiny checkpoint, made once for each set of arguments.
+    """`tiny(arch="qwen2", tied=False, ...)`: a tiny checkpoint's folder, made once for each set of arguments.
 
     The folder is shared: a test that changes it copies it first.
     """

@@ -1,7 +1,7 @@
-"""Tiny random checkpoints of real structure: Qwen2 with QKV bias, Llama; tied and untied; with a real tokenizer.
+"""Tiny random checkpoints of real structure: Qwen2 with QKV bias, Llama; tied, untied; a real tokenizer.
 
-Weights are drawn wide enough that logits have a scale of several units and greedy continuations are not constant,
-so that a numeric comparison can fail.
+Weights are drawn wide enough that logits have a scale of several units and greedy continuations are not
+constant, so that a numeric comparison can fail.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ def write_tokenizer(folder: Path) -> int:
     )
     tokenizer.train_from_iterator(TEXT * 4, trainer)
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token="<|endoftext|>"
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        bos_token="<|endoftext|>",
     )
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(str(folder))
@@ -65,7 +68,7 @@ def write_tiny(
     dtype: str = "float32",
     seed: int = 0,
 ) -> Path:
-    """Write a random `arch` ("qwen2" or "llama") checkpoint with tokenizer and generation_config into `folder`."""
+    """Write a random `arch` ("qwen2" or "llama") checkpoint with its tokenizer into `folder`."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
