@@ -98,6 +98,8 @@ def server_environment(
     libraries = [str(folder) for folder in binary.library_folders]
     if libraries:
         made["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, *filter(None, [made.get("LD_LIBRARY_PATH")])])
+    # ONNX Runtime 1.32 for Linux otherwise reports to its makers, and leaves a file in the temporary folder.
+    made["ORT_DISABLE_TELEMETRY"] = "1"
     if threads is not None:
         made["ENGINEWRIGHT_THREADS"] = made["OMP_NUM_THREADS"] = str(threads)
     return made

@@ -89,8 +89,7 @@ class Traces:
         return [path.name for name in self._names for path in Path("/dev/shm").glob(f"{name}_*")]
 
     def nothing_left(self) -> bool:
-        folders = list(self._folder.glob("enginewright-*"))
-        return not (self.processes() or self.shared_memory() or folders)
+        return not (self.processes() or self.shared_memory() or any(self._folder.iterdir()))
 
 
 @pytest.fixture
