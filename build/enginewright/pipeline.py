@@ -19,7 +19,7 @@ from enginewright.machine import free_disk, probe_machine
 from enginewright.manifest import make_manifest, manifest_key, source_link
 from enginewright.model_spec import ModelSpec
 from enginewright.output import OutputFolder
-from enginewright.peak_memory import PeakMemory
+from enginewright.peak_memory import PeakMemory, release_memory
 from enginewright.plan import Plan, Room, make_plan, require_fit
 from enginewright.plan_text import plan_text
 from enginewright.progress import Reporter
@@ -204,6 +204,7 @@ class _Run:
         stage = step.request.stage
 
         def make(folder: Path) -> Made:
+            release_memory()
             peak, start = PeakMemory(), time.monotonic()
             made = step.make(inputs, folder, self.reporter.advance)
             figures = {"seconds": round(time.monotonic() - start, 3), "peak_memory_bytes": peak.bytes()}

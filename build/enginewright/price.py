@@ -1,7 +1,7 @@
 """What an ONNX build costs in bytes and seconds, from the model's dimensions alone.
 
 Sizes follow the layout that `enginewright_onnx` writes, tensor by tensor, and are exact; memory and time are
-fitted to measured builds (see the constants) and are estimates.
+estimates, fitted to measured builds.
 """
 
 from __future__ import annotations
@@ -119,53 +119,67 @@ def _checkpoint_linear(recipe: Recipe, width: int, rows: int, columns: int) -> i
     return rows * columns * (width if quantization.format == "none" else 1)
 
 
-# Measured with tiny and 135M models on 2 cores of a server (ModelOpt 0.47, torch 2.13, ONNX Runtime 1.32).
-_PYTHON = 900 * 1024**2  # torch, transformers and modelopt imported
-_RUNTIME = 250 * 1024**2  # a process with ONNX Runtime and the tokenizer
-# Forward passes over the calibration set, by format.
-_PASSES = {
-    "int4_awq": 14.0,
-    "fp8": 3.0,
-    "int8_sq": 3.0,
-    "none": 0.0,
-}
+# Fitted to SmolLM2-135M on 2 cores (ModelOpt 0.47, torch 2.13, ONNX Runtime 1.32), peaks within 10%.
+_MIB = 1024**2
+_TORCH = 480 * _MIB  # torch, transformers and modelopt imported
+_RUNTIME = 180 * _MIB  # a process with ONNX Runtime and the tokenizer
+_WORK = 150 * _MIB  # what a stage with torch holds beside the weights
+_FLOAT32_PARAMETERS = 4_000_000_000  # larger models are calibrated in the type they are stored in
+_BATCH_TOKENS = 4096  # tokens of one calibration pass
+_SCORES = 2.5  # float32 copies of the attention scores that a calibrated layer makes
+# Forward passes over the calibration set that the work of each format equals.
+_PASSES = {"int4_awq": 14.0, "fp8": 2.5, "int8_sq": 2.5, "none": 0.0}
 _EFFICIENCY = 0.5  # of the speed of one large matrix product
 _DISK_SPEED = 400e6  # bytes a second, read or written
+_IMPORT_SECONDS, _VERIFY_SECONDS = 8.0, 4.0
 
 
 def price_stages(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machine) -> tuple[StageCost, ...]:
-    """Every stage in order, then serving."""
-    calibration, verify = recipe.quantization.calibration, recipe.verify
-    quantized = recipe.quantization.format != "none"
-    layer = max(math.prod(shape) for shape in expected_tensors(spec).values())
-    flops = _EFFICIENCY * machine.flops
-
-    def forward(tokens: int) -> float:
-        return 2.0 * sizes.parameters * tokens / flops
-
-    tokens = calibration.samples * calibration.length
+    """Every stage in order, then serving. Each as if it were alone: memory is given back between them."""
+    copied = (sizes.source_bytes + sizes.quantized_bytes) / _DISK_SPEED
+    compiled = (sizes.quantized_bytes + sizes.weight_bytes) / _DISK_SPEED
+    largest = _FLOAT * max(math.prod(shape) for shape in expected_tensors(spec).values())
+    if recipe.quantization.format == "none":
+        quantize = StageCost("quantize", _RUNTIME, sizes.quantized_bytes, copied)
+    else:
+        memory = _quantize_memory(recipe, spec, sizes)
+        quantize = StageCost(
+            "quantize", memory, sizes.quantized_bytes, copied + _quantize_seconds(recipe, sizes, machine)
+        )
+    engine = sizes.weight_bytes * 6 // 5
+    verify = recipe.verify
+    tables = (1 if spec.tie_word_embeddings else 2) * _FLOAT * spec.vocab_size * spec.hidden_size
+    logits = 4 * _FLOAT * spec.vocab_size * verify.length
+    layer = _FLOAT * sizes.parameters // spec.num_layers
+    checked = _VERIFY_SECONDS + 4 * _forward_seconds(sizes, verify.samples * verify.length, machine)
     return (
-        StageCost(
-            "quantize",
-            _PYTHON + (sizes.parameters + spec.vocab_size * calibration.length + 2 * layer) * _FLOAT
-            if quantized
-            else _RUNTIME,
-            sizes.quantized_bytes,
-            (sizes.source_bytes + sizes.quantized_bytes) / _DISK_SPEED
-            + _PASSES[recipe.quantization.format] * forward(tokens),
-        ),
-        StageCost(
-            "compile",
-            _RUNTIME + sizes.weight_bytes // spec.num_layers + layer * _FLOAT,
-            sizes.weight_bytes,
-            (sizes.quantized_bytes + sizes.weight_bytes) / _DISK_SPEED,
-        ),
-        StageCost(
-            "verify",
-            _PYTHON + sizes.parameters * _FLOAT + sizes.weight_bytes,
-            0,
-            2 * forward(verify.samples * verify.length),
-        ),
+        quantize,
+        StageCost("compile", _RUNTIME + largest, sizes.weight_bytes, compiled),
+        StageCost("verify", _TORCH + _WORK + engine + tables + logits + layer, 0, checked),
         StageCost("package", _RUNTIME, 0, 0.1),
-        StageCost("serve", _RUNTIME + sizes.weight_bytes + sizes.kv_bytes, 0, None),
+        StageCost("serve", _RUNTIME + engine + sizes.kv_bytes, 0, None),
     )
+
+
+def _quantize_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes) -> int:
+    """Weights in memory, the mapped source, and the activations of one calibration pass."""
+    calibration = recipe.quantization.calibration
+    width = _FLOAT if sizes.parameters <= _FLOAT32_PARAMETERS else sizes.source_bytes // sizes.parameters
+    tokens = min(calibration.samples * calibration.length, max(_BATCH_TOKENS, calibration.length))
+    linear = 4 * spec.intermediate_size + 6 * spec.hidden_size
+    scores = _SCORES * spec.num_heads * calibration.length
+    activations = int(_FLOAT * tokens * (linear + scores))
+    if recipe.quantization.format == "int4_awq":
+        activations += activations // 2
+    return _TORCH + _WORK + sizes.parameters * width + sizes.source_bytes + activations
+
+
+def _quantize_seconds(recipe: Recipe, sizes: Sizes, machine: Machine) -> float:
+    calibration = recipe.quantization.calibration
+    tokens = calibration.samples * calibration.length
+    passes = _PASSES[recipe.quantization.format]
+    return _IMPORT_SECONDS + passes * _forward_seconds(sizes, tokens, machine)
+
+
+def _forward_seconds(sizes: Sizes, tokens: int, machine: Machine) -> float:
+    return 2.0 * sizes.parameters * tokens / (_EFFICIENCY * machine.flops)
