@@ -26,14 +26,19 @@ _KINDS = {"U8": "int4", "F8_E4M3": "fp8", "I8": "int8"}
 
 @dataclass(frozen=True, slots=True)
 class DequantizedLinear:
-    """`weight` float32 [out, in] already multiplied by `pre_quant_scale`, so that y = weight @ x.
+    """y = weight @ (pre_quant_scale * x): `weight` float32 [out, in], `pre_quant_scale` [in] or None.
 
-    `kind`: int4, fp8, int8 or float. `scale`: the stored scales, None for float.
+    `kind`: int4, fp8, int8 or float.
     """
 
     kind: str
     weight: NDArray[np.float32]
-    scale: NDArray[np.float32] | None
+    pre_quant_scale: NDArray[np.float32] | None
+
+    @property
+    def effective(self) -> NDArray[np.float32]:
+        """The weight of the plain linear that computes the same, [out, in]."""
+        return self.weight if self.pre_quant_scale is None else self.weight * self.pre_quant_scale
 
 
 def dequantize_linear(reader: TensorReader, name: str) -> DequantizedLinear:
@@ -59,9 +64,8 @@ def dequantize_linear(reader: TensorReader, name: str) -> DequantizedLinear:
         if scale.size not in (1, weight.shape[0]):
             raise _bad(f"{name}.weight_scale", f"has the shape {scale.shape} for weights {weight.shape}")
         weight *= scale.reshape(-1, 1)
-    if f"{name}.pre_quant_scale" in reader:
-        weight *= _positive(reader, f"{name}.pre_quant_scale").reshape(1, -1)
-    return DequantizedLinear(kind, weight, scale)
+    smoothing = f"{name}.pre_quant_scale"
+    return DequantizedLinear(kind, weight, _positive(reader, smoothing) if smoothing in reader else None)
 
 
 def _unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.int8]:

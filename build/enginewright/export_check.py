@@ -1,8 +1,8 @@
 """Check an exported checkpoint against its source, tensor by tensor, before anything is built on it.
 
-Every quantized linear, dequantized by this project's own reading and freed of the smoothing, has to resemble
-the source's linear; everything else has to be the source's. What this catches: a scale that is off by a
-factor, swapped nibbles or rows, a layer left out, a quantized lm_head, a norm that was folded twice.
+Every quantized linear, dequantized by this project's own reading, has to resemble the source's linear with
+the smoothing applied to it; everything else has to be the source's. What this catches: a scale that is off
+by a factor, swapped nibbles or rows, a layer left out, a quantized lm_head, a norm that was folded twice.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ from enginewright.weight_files import find_weight_files
 __all__ = ["ExportCheck", "check_export"]
 
 _KIND = {"int4_awq": "int4", "fp8": "fp8", "int8_sq": "int8"}
-# Frobenius norm of the difference over that of the source's weight. SmolLM2 has at most 0.17 (INT4, groups
-# of 64), 0.03 (FP8) and 0.03 (INT8); a scale that is twice too large in one layer gives 1.0.
-_BOUND = {"int4": 0.45, "fp8": 0.15, "int8": 0.25}
+# Frobenius norm of the difference over that of the source's weight, smoothed as it was quantized: there the
+# error is that of rounding alone. SmolLM2 has at most 0.17 (INT4, groups of 64), 0.03 (FP8) and
+# 0.05 (INT8); a scale that is off by a factor of two gives 0.5 or 1.
+_BOUND = {"int4": 0.4, "fp8": 0.1, "int8": 0.2}
 _NORM_OF = {
     "self_attn.q_proj": "input_layernorm",
     "self_attn.k_proj": "input_layernorm",
@@ -100,12 +101,13 @@ def _linear_error(
     linear, original = dequantize_linear(after, name), before.float32(f"{name}.weight")
     if linear.kind != kind:
         raise _failed(f"{name} is {linear.kind}, not {kind}")
-    weight = linear.weight
-    if weight.shape != original.shape:
-        raise _failed(f"{name} has the shape {weight.shape}, not {original.shape}")
-    if ratio is not None:
-        live = np.isfinite(ratio)
-        weight, original = (weight * ratio)[:, live], original[:, live]
+    if linear.weight.shape != original.shape:
+        raise _failed(f"{name} has the shape {linear.weight.shape}, not {original.shape}")
+    smoothing = np.ones(original.shape[1], np.float32) if ratio is None else ratio
+    if linear.pre_quant_scale is not None:
+        smoothing = smoothing * linear.pre_quant_scale
+    live = np.isfinite(smoothing) & (smoothing != 0)
+    weight, original = linear.weight[:, live], original[:, live] / smoothing[live]
     difference, norm = float(np.linalg.norm(weight - original)), float(np.linalg.norm(original))
     error = difference / norm if norm else difference
     if not error <= _BOUND[kind]:

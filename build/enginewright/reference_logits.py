@@ -75,7 +75,7 @@ def reference_logits(
     head = embedding
     if not spec.tie_word_embeddings:
         del embedding
-        head = torch.from_numpy(dequantize_linear(reader, "lm_head").weight)
+        head = torch.from_numpy(dequantize_linear(reader, "lm_head").effective)
     for states in hidden:
         yield (decoder.norm(states)[0] @ head.T).numpy()
 
@@ -104,7 +104,7 @@ def _layer_tensors(reader: TensorReader, prefix: str) -> dict[str, Any]:
 
     tensors = {f"{name}.weight": reader.float32(f"{prefix}{name}.weight") for name in _NORMS}
     for name in _LINEARS:
-        tensors[f"{name}.weight"] = dequantize_linear(reader, prefix + name).weight
+        tensors[f"{name}.weight"] = dequantize_linear(reader, prefix + name).effective
         if f"{prefix}{name}.bias" in reader:
             tensors[f"{name}.bias"] = reader.float32(f"{prefix}{name}.bias")
     return {name: torch.from_numpy(value) for name, value in tensors.items()}

@@ -341,7 +341,7 @@ def test_our_reading_of_the_tensors_is_modelopts(
             values = stored.float() * scale.reshape(-1, 1)
         if f"{name}.pre_quant_scale" in tensors:
             values = values * tensors[f"{name}.pre_quant_scale"]
-        assert np.array_equal(dequantize_linear(reader, name).weight, values.numpy())
+        assert np.array_equal(dequantize_linear(reader, name).effective, values.numpy())
 
 
 def test_every_code_of_fp8_has_torchs_value() -> None:
