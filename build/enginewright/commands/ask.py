@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from enginewright_client import CompletionStream, Delta, Prompt
 
-__all__ = ["ask"]
+__all__ = ["Stopwatch", "ask", "print_answer", "summary"]
 
 # What a model says must not move the cursor or change the terminal.
 _HARMLESS = dict.fromkeys([*range(0x20), 0x7F, *range(0x80, 0xA0)]) | {9: "\t", 10: "\n"}
@@ -58,11 +58,11 @@ def ask(
         sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
         with TritonClient(server) as client, client.stream(prompt, sampling) as answer:
             asked = Stopwatch()
-            text = _print(asked.watch(answer), json_lines=json_lines)
+            text = print_answer(asked.watch(answer), json_lines=json_lines)
         if json_lines:
             reporter.result("", {"ok": True, "text": text, **_numbers(answer, asked)})
         elif sys.stderr.isatty():
-            print(_summary(answer, asked), file=sys.stderr)
+            print(summary(answer, asked), file=sys.stderr)
 
 
 class Stopwatch:
@@ -125,7 +125,7 @@ def _wrong(message: str, hint: str) -> UsageError:
     return UsageError(message, code="usage", hint=hint)
 
 
-def _print(deltas: Iterable[Delta], *, json_lines: bool) -> str:
+def print_answer(deltas: Iterable[Delta], *, json_lines: bool = False) -> str:
     """Show every delta at once; returns the whole text."""
     pieces = []
     terminal = sys.stdout.isatty()
@@ -154,7 +154,8 @@ def _numbers(answer: CompletionStream, asked: Stopwatch) -> dict[str, object]:
     }
 
 
-def _summary(answer: CompletionStream, asked: Stopwatch) -> str:
+def summary(answer: CompletionStream, asked: Stopwatch) -> str:
+    """One line: tokens of the finished `answer`, time to the first, tokens a second after it."""
     tokens = answer.usage.output_tokens if answer.usage else 0
     parts = [f"{tokens} tokens"]
     if asked.first is not None:
