@@ -10,6 +10,7 @@ The heavy libraries are imported here once. Nothing is computed before the fork:
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -17,15 +18,35 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from enginewright.limits import Limits
 from enginewright.load_recipe import load_recipe, parse_set
 from enginewright.pipeline import build
 from enginewright.progress import JsonReporter
+from enginewright.steps import compile_step, package_step, quantize_step, verify_step
 from enginewright_errors import EnginewrightError
 from kill_points import trial
 
+HEAVY = (
+    "modelopt.torch.export",
+    "modelopt.torch.quantization",
+    "onnx",
+    "onnxruntime",
+    "transformers",
+    "enginewright.stages.quantize",
+    "enginewright.stages.verify",
+    "enginewright_front.repository",
+    "enginewright_onnx.engine_writer",
+)
+
 
 def warm() -> None:
-    pass
+    for name in HEAVY:
+        importlib.import_module(name)
+    # Sources are read now: an edit while the tests run would make later builds different ones.
+    recipe = load_recipe("org/any")
+    quantize_step(recipe, "", "")
+    compile_step(recipe, Limits(1, 1, None), "")
+    package_step(recipe, "", "", verify_step(recipe, "", "").request.key)
 
 
 def run(job: dict[str, Any], log: Path) -> None:

@@ -122,7 +122,7 @@ MANY = ("engine.kv_budget=256GiB", "engine.max_batch_size=64")
     [
         (["engine.kv_budget=64MiB"], room(), "4096 tokens needs 2 GiB", "set engine.kv_budget to 2048MiB"),
         (MANY, room(memory=145), "serve needs", "engine.kv_budget"),
-        (["quantization.format=none"], room(memory=200), "verify needs", "set quantization.format to int4"),
+        (["quantization.format=none"], room(memory=135), "verify needs", "set quantization.format to int4"),
         ([], room(memory=20), "quantize needs", ""),
         ([], room(disk=10), "of disk for the cache, 10 GiB are available", ""),
         ([], room(output=5), "of disk for the output, 5 GiB are available", ""),
