@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from enginewright.commands.ask import Stopwatch, print_answer, summary
 from enginewright.commands.build import run_build
 from enginewright.load_recipe import load_recipe
 from enginewright.progress import choose_reporter
@@ -53,19 +54,11 @@ def _ask(address: str, question: str, sampling: SamplingParams) -> None:
     from enginewright_client import TritonClient
 
     print(f"\n> {question}\n", flush=True)
-    asked = time.monotonic()
-    first: float | None = None
     messages = [{"role": "user", "content": question}]
     with TritonClient(address) as client, client.stream(messages, sampling) as answer:
-        for delta in answer:
-            if first is None and delta.text:
-                first = time.monotonic()
-            print(delta.text, end="", flush=True)
-    ended = time.monotonic()
-    first = first or ended
-    tokens = answer.usage.output_tokens if answer.usage else 0
-    rate = f", then {(tokens - 1) / (ended - first):.0f} tokens/s" if tokens > 1 and ended > first else ""
-    print(f"\n\n{tokens} tokens, the first after {1000 * (first - asked):.0f} ms{rate}\n", flush=True)
+        asked = Stopwatch()
+        print_answer(asked.watch(answer))
+    print(f"\n{summary(answer, asked)}\n", flush=True)
 
 
 @contextmanager
