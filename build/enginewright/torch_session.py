@@ -28,12 +28,15 @@ def torch_session(threads: int | None = None) -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     before, verbosity = torch.get_num_threads(), transformers_logging.get_verbosity()
+    modelopt_log = logging.getLogger("modelopt")
+    level = modelopt_log.level
     bars = transformers_logging.is_progress_bar_enabled()
     random_state = torch.random.get_rng_state()
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    modelopt_log.setLevel(logging.ERROR)
     try:
         with torch.no_grad(), warnings.catch_warnings(), _muted():
             warnings.simplefilter("ignore")
@@ -42,6 +45,7 @@ def torch_session(threads: int | None = None) -> Iterator[None]:
         if bars:
             transformers_logging.enable_progress_bar()
         transformers_logging.set_verbosity(verbosity)
+        modelopt_log.setLevel(level)
         torch.random.set_rng_state(random_state)
         torch.set_num_threads(before)
 
