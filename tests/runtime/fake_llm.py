@@ -3,6 +3,7 @@
     count N MS      N tokens, one every MS milliseconds (the default for other text: its words, at once)
     fail TEXT       an error as the first response: TEXT
     break           one token, then an error
+    stick           an error that is not the end, and no end until it is cancelled
     vanish          one token, then the end without a finish reason
     die             the model process exits
     report          how many requests run beside this one, and how many were cancelled
@@ -76,6 +77,12 @@ class TritonPythonModel:
             os._exit(1)
         if item.order == "fail":
             return item.fail(" ".join(item.words))
+        if item.order == "stick":
+            if not item.made:
+                item.made = 1
+                error = pb_utils.TritonError("stuck")
+                item.sender.send(pb_utils.InferenceResponse([], error=error))
+            return False
         if item.order == "report" and not item.made:
             item.tokens = [f"running={others} cancelled={self.cancelled}"]
         if time.monotonic() < item.due:

@@ -207,6 +207,13 @@ def test_a_token_before_the_failure_is_delivered(client: TritonClient) -> None:
         next(answer)
 
 
+def test_an_error_without_an_end_is_raised_all_the_same(client: TritonClient) -> None:
+    before = cancelled(client)
+    with pytest.raises(EngineError, match="stuck"):
+        client.generate("stick", timeout=60)
+    eventually(lambda: cancelled(client) == before + 1, "the request ran on")
+
+
 def test_a_model_that_is_not_served_is_named(fake_server: TritonServer) -> None:
     with TritonClient(fake_server.grpc_address, model="nope") as client:
         with pytest.raises(ModelNotFound, match="'nope'"):
