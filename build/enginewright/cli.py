@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import os
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -43,6 +44,8 @@ def build_engine_main() -> None:
 
 
 def _run(command: Callable[[], None]) -> int:
+    # ONNX Runtime's Linux wheels carry its makers' telemetry, which is decided when it is imported.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     debug = _take_debug(sys.argv)
     try:
         command()
