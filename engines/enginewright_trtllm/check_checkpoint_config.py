@@ -34,7 +34,8 @@ def check_checkpoint_config(
 
 
 def _finding(problem: Problem) -> Finding:
-    silent = "silently" in problem.hint or "takes" in problem.hint
+    refused = "refuses" in problem.hint or "fails" in problem.hint
+    silent = problem.code == "config-key-missing" and not refused
     return error(
         problem.code,
         "run" if silent else "build",

@@ -58,14 +58,15 @@ def _without_comments(text: str) -> str:
 
 def _variables(name: str, text: str) -> Iterator[Finding]:
     for variable in sorted(set(re.findall(r"\$\{[^}]*\}?", text))):
-        quoted = f'"{variable}"' in text
+        # A quoted one parses; as the name of a backend it fails even so.
+        parses = f'"{variable}"' in text and f'backend: "{variable}"' not in text
         yield error(
             "template-variable",
-            "run" if quoted else "load",
+            "run" if parses else "load",
             f"{name}/config.pbtxt: {variable} is left",
-            "in quotes it is taken as a value or only warned about"
-            if quoted
-            else "the config does not parse",
+            "a parameter takes it for a value, or warns and uses its default"
+            if parses
+            else "the config does not parse, or names no backend",
             "Render the repository with enginewright, or fill it in.",
         )
 

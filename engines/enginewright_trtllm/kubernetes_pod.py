@@ -33,7 +33,8 @@ def pod_spec(
     container: dict[str, Any] = {
         "name": "triton",
         "image": container_image(target.container),
-        "command": list(command),
+        # Arguments, not the command: the image's entry point sets up the driver's compatibility libraries.
+        "args": list(command),
         "env": [
             {"name": name, "value": value}
             for name, value in sorted({"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1", **env}.items())

@@ -16,6 +16,8 @@ from enginewright_trtllm.target import TrtllmTarget
 __all__ = ["Launch", "Ports", "RemoteRanks", "launch_server", "leader_command"]
 
 _EXIT_TIMEOUT = 60
+# Without the second, Open MPI pins each of up to two ranks to one core, with every thread and Python child.
+_MPIRUN = ("mpirun", "--allow-run-as-root", "--bind-to", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def leader_command(
 ) -> list[str]:
     """mpirun with one tritonserver a rank. Ranks are laid on the hosts in order, a node's slots first."""
     models = [target.model_name(variant) for variant in target.variants]
-    command = ["mpirun", "--allow-run-as-root"]
+    command = list(_MPIRUN)
     if remote is not None:
         command += ["--mca", "plm_rsh_agent", remote.agent, "--host", remote.hosts]
     for rank in range(target.world_size):
@@ -78,7 +80,7 @@ def _orchestrator(target: TrtllmTarget, repository: str, ports: Ports) -> Launch
     # The spawned workers own the GPUs: the server itself must not keep memory pools on them.
     pools = [f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(target.gpu_count)]
     argv = [
-        *("mpirun", "--allow-run-as-root", "-n", "1"),
+        *(*_MPIRUN, "-n", "1"),
         *server,
         "--pinned-memory-pool-byte-size=0",
         "--enable-peer-access=false",

@@ -106,7 +106,8 @@ def test_one_pod_has_all_gpus_of_an_engine_on_the_right_card(tmp_path: Path) -> 
     (spec,) = pods(kubernetes(tmp_path, TP2))
     (container,) = spec["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
-    assert tuple(container["command"]) == launch_server(TP2, repository="/models").argv
+    assert "command" not in container
+    assert tuple(container["args"]) == launch_server(TP2, repository="/models").argv
     terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     (expression,) = terms["nodeSelectorTerms"][0]["matchExpressions"]
     assert expression["key"] == "nvidia.com/gpu.product"

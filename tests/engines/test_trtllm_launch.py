@@ -37,8 +37,8 @@ def tail(rank: int) -> tuple[str, ...]:
 
 def ranks(argv: tuple[str, ...]) -> list[tuple[str, ...]]:
     """The applications of an mpirun line, without mpirun's own part."""
-    assert argv[:2] == ("mpirun", "--allow-run-as-root")
-    return [tuple(part.split("\0")) for part in "\0".join(argv[2:]).split("\0:\0")]
+    assert argv[:4] == ("mpirun", "--allow-run-as-root", "--bind-to", "none")
+    return [tuple(part.split("\0")) for part in "\0".join(argv[4:]).split("\0:\0")]
 
 
 def test_one_rank_is_a_plain_server() -> None:
@@ -83,15 +83,7 @@ def test_leader_mode_over_nodes_names_hosts_and_the_remote_shell() -> None:
     command = leader_command(
         target, repository="/models", ports=Ports(), remote=RemoteRanks("a:8,b:8", "/agent/shell")
     )
-    assert command[:6] == [
-        "mpirun",
-        "--allow-run-as-root",
-        "--mca",
-        "plm_rsh_agent",
-        "/agent/shell",
-        "--host",
-    ]
-    assert command[6] == "a:8,b:8"
+    assert command[4:9] == ["--mca", "plm_rsh_agent", "/agent/shell", "--host", "a:8,b:8"]
     assert command.count("tritonserver") == 16
 
 

@@ -353,6 +353,20 @@ def test_a_left_variable_is_found_in_every_model_not_only_the_c_plus_plus_one(tm
     assert finding.message.startswith("ensemble/config.pbtxt")
 
 
+def test_a_left_variable_is_said_to_hurt_where_it_does(tmp_path: Path) -> None:
+    path = repository(tmp_path) / "tensorrt_llm" / "config.pbtxt"
+    text = path.read_text()
+    for old, new, at in (
+        ('backend: "tensorrtllm"', 'backend: "${triton_backend}"', "load"),
+        ("decoupled: true", "decoupled: ${decoupled_mode}", "load"),
+        ('string_value: "0.9"', 'string_value: "${fraction}"', "run"),
+    ):
+        assert old in text
+        path.write_text(text.replace(old, new))
+        places = {finding.at for finding in check_repository(tmp_path) if finding.code == "template-variable"}
+        assert places == {at}
+
+
 # the machine that serves
 
 ENGINE = {
