@@ -64,7 +64,7 @@ class TokenEvent:
     """New tokens of one request. Exactly one event, the last, has a `finish_reason`.
 
     token_ids: the new ids. A request that ends with "stop" has the end token as its last one.
-    logprobs: natural logarithms, one for each id, when asked for. error, error_code: with "error", what failed.
+    logprobs: natural logarithms, one for each id, when asked for. error, error_code: what failed.
     """
 
     token_ids: tuple[int, ...]

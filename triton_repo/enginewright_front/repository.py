@@ -5,7 +5,7 @@
     out/llm/1/{enginewright_front/, enginewright_onnx/, enginewright_errors/}
     out/llm_unary/..., out/ensemble/..., out/tensorrt_llm_bls/..., out/vllm_model/...
 
-`trtllm_repository` writes the one with TensorRT-LLM's models in place of the ONNX engine, from the same parts.
+`trtllm_repository` writes the one with TensorRT-LLM's models in place of the ONNX engine, of the same parts.
 
 A repository runs its own copy of the code, whatever else is installed: model.py puts its folder first on
 sys.path. The same inputs give the same bytes.
@@ -134,7 +134,7 @@ def copy_checkpoint(checkpoint: Path, into: Path) -> None:
 
 
 def link_files(source: Path, into: Path) -> None:
-    """Every file below `source`, below `into` too: a hard link where the file system allows it, else a copy."""
+    """Every file below `source`, in the same place below `into`: hard links where possible, else copies."""
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
         target = into / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)

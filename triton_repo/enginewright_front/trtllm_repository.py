@@ -80,8 +80,9 @@ def write_trtllm_repository(
 
 def _described(checkpoint: Path, models: tuple[EngineModel, ...]) -> TensorrtLlm:
     config = _read(checkpoint / "config.json")
-    generation = checkpoint / "generation_config.json"
-    tokens = {**config, **(_read(generation) if generation.exists() else {})}
+    path = checkpoint / "generation_config.json"
+    generation = _read(path) if path.exists() else {}
+    tokens = {**config, **{name: value for name, value in generation.items() if value is not None}}
     end_ids = _ids(checkpoint, tokens, "eos_token_id")
     if not end_ids:
         raise _wrong(checkpoint / "config.json", "names no eos_token_id")
