@@ -29,8 +29,9 @@ class TritonPythonModel:
         parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         self._engine = Engine.open(Path(parameters["gpt_model_path"]), threads=1)
         self._running: dict[str, list[_Running]] = {}
+        self._hanging: list[Any] = []
         self._lock = threading.Lock()
-        self._families = []
+        self._families: list[Any] = []
         labels = {"model": args["model_name"]}
         self._gauge = self._metric("stand_in_running", pb_utils.MetricFamily.GAUGE, labels)
         self._counter = self._metric("stand_in_requests_total", pb_utils.MetricFamily.COUNTER, labels)
@@ -44,6 +45,8 @@ class TritonPythonModel:
                 _send_error(sender, str(error))
 
     def finalize(self) -> None:
+        for sender in self._hanging:
+            sender.send(flags=FINAL)
         self._engine.close()
 
     def ended(self, request_id: str, running: _Running) -> None:
@@ -71,6 +74,9 @@ class TritonPythonModel:
         trouble = Trouble.of(given)
         if trouble is Trouble.FIRST_ERROR:
             raise ValueError("the executor is out of blocks")
+        if trouble is Trouble.HANGS:
+            self._hanging.append(sender)
+            return
         running = _Running(self, request_id, sender, given, trouble)
         with self._lock:
             self._running.setdefault(request_id, []).append(running)
@@ -104,16 +110,13 @@ class _Running:
         if not (_scalar(given, "streaming") and _scalar(given, "exclude_input_in_output")):
             raise ValueError("this stand-in streams, and never sends the prompt")
         self._end_id = _scalar(given, "end_id", -1)
-        if self._trouble is Trouble.HANGS:
-            return
         self._handle = engine.submit(
             GenerationRequest(self._request_id, tuple(ids.tolist()), self._sampling()), self._on_event
         )
 
     def stop(self) -> None:
-        if self._trouble is Trouble.HANGS or self._handle is None:
-            return
-        self._handle.cancel()
+        if self._handle is not None:
+            self._handle.cancel()
 
     def _sampling(self) -> SamplingParams:
         given = self._given
