@@ -19,19 +19,24 @@ SILENCE, STALL = 1.0, 1.5
 
 
 @pytest.fixture(scope="module")
-def server(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """(gRPC address, metrics address)."""
+def repository(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint, engines = tiny(arch="qwen2"), tmp_path_factory.mktemp("engines")
     for name, length in (("native", NATIVE), ("long", LONG)):
         write_exact_engine(checkpoint, engines / name, length)
-    repository = tmp_path_factory.mktemp("trtllm")
+    made = tmp_path_factory.mktemp("trtllm")
     write_stand_in_repository(
-        repository,
+        made,
         checkpoint,
         {"native": engines / "native", "long": engines / "long"},
         silence_seconds=SILENCE,
         stall_seconds=STALL,
     )
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """(gRPC address, metrics address)."""
     with running_triton(repository, tmp_path_factory.mktemp("server")) as addresses:
         yield addresses
         started = time.monotonic()
@@ -102,13 +107,11 @@ def test_a_request_that_hangs_is_given_up_and_the_next_one_is_served(caller: Wir
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_caller_that_gives_up_frees_the_slot_in_the_engine(server: tuple[str, str], stream: bool) -> None:
     wait_until(lambda: metric(server, "stand_in_running") == 0)
-    made = WireCaller(server[0])
     values = {"text_input": "a", "max_tokens": LONG - 1, "min_tokens": LONG - 1, "stream": stream}
-    callers = [made]
+    made = WireCaller(server[0])
     made.send("llm", values)
-    wait_until(lambda: metric(server, "stand_in_running") >= 1)
-    for each in callers:
-        each.close(cancel=True)
+    wait_until(lambda: metric(server, "stand_in_running") == 1)
+    made.close(cancel=True)
     assert wait_until(lambda: metric(server, "stand_in_running") == 0) < 1.0
 
 
@@ -131,3 +134,30 @@ def test_two_requests_of_one_id_do_not_end_each_other(server: tuple[str, str], c
     while not results[-1].get_response().parameters["triton_final_response"].bool_param:
         results.append(caller.next())
     assert one(results[-1], "num_output_tokens") == LONG - 1
+
+
+def test_a_model_that_hangs_keeps_neither_the_other_nor_cancellations_from_working(
+    repository: Path, tmp_path: Path
+) -> None:
+    """The server has a bounded number of threads for calls without an answer: not all may be taken."""
+    with running_triton(repository, tmp_path) as server:
+        hanging = [WireCaller(server[0]) for _ in range(36)]
+        for each in hanging:
+            each.send("llm", trouble(Trouble.HANGS))
+        wait_until(lambda: metric(server, "stand_in_requests_total") >= 12)
+        long = {"text_input": "a", "max_tokens": LONG - 1, "min_tokens": LONG - 1, "stream": True}
+        other = WireCaller(server[0])
+        other.send("llm", long)
+        assert text_of([other.next()]) is not None
+        other.close(cancel=True)
+        assert wait_until(lambda: metric(server, "stand_in_running") == 0) < 1.0
+        for each in hanging:
+            with pytest.raises(InferenceServerException, match=r"\[engine-stalled\]"):
+                each.next()
+        # Nothing of the native model is left to try it with.
+        with pytest.raises(InferenceServerException, match=r"restart the server.*\[engine-stalled\]"):
+            hanging[0].ask("llm", {"text_input": "a", "max_tokens": 4})
+        assert len(other_answers := hanging[1].ask("llm", {**long, "stream": False})) == 1
+        assert one(other_answers[0], "num_output_tokens") == LONG - 1
+        for each in hanging:
+            each.close()
