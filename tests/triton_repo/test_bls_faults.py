@@ -1,5 +1,5 @@
-"""What Triton 2.51 loses between two models, and what an engine may do wrong: every caller hears of it in time,
-every slot comes back, and the server goes on, and ends when it is told to."""
+"""What Triton 2.51 loses between two models, and what an engine may do wrong: every caller hears of it in
+time, every slot comes back, the server goes on, and ends when it is told to."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from enginewright_front.prompt import PromptEncoder
 from enginewright_front.repository import write_repository
-from triton_repo.real_triton import WAIT_SECONDS, WireCaller, one, running_triton, text_of
+from triton_repo.real_triton import WAIT_SECONDS, WireCaller, infer_inputs, one, running_triton, text_of
 from triton_repo.trtllm_repository import LONG, NATIVE, write_exact_engine, write_stand_in_repository
 from tritonclient.utils import InferenceServerException
 
@@ -202,8 +202,6 @@ def test_what_the_engine_cannot_do_is_refused_by_name(both: tuple[WireCaller, Wi
 
 
 def test_a_plain_infer_gets_the_status_of_a_refusal(both: tuple[WireCaller, WireCaller]) -> None:
-    from triton_repo.real_triton import infer_inputs
-
     result = both[1].client.infer("llm_unary", infer_inputs({"text_input": GREEDY[0], "max_tokens": 24}))
     assert text_of([result]) == ended(both[0], {"text_input": GREEDY[0], "max_tokens": 24})[0]
     with pytest.raises(InferenceServerException) as caught:

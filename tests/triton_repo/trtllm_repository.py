@@ -6,11 +6,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from enginewright_front.front_config import EngineModel, read_front_config, write_front_config
-from enginewright_front.trtllm_repository import TrtllmEngine, write_trtllm_repository
+from enginewright.stages.package_trtllm import package_trtllm
+from enginewright_front.front_config import read_front_config, write_front_config
 from enginewright_onnx import EngineOptions, write_engine
 from enginewright_trtllm.target import TrtllmTarget, Variant, Yarn
-from enginewright_trtllm.triton_model import render_triton_model
 from trtllm_targets import QWQ
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +20,7 @@ _TARGET = TrtllmTarget(
     "H200-141",
     variants=(Variant("native", NATIVE), Variant("long", LONG, Yarn(4.0, 64))),
     max_batch_size=SLOTS,
+    max_queue_size=32,
 )
 
 _MODEL = """
@@ -55,19 +55,18 @@ def write_stand_in_repository(
     target: TrtllmTarget = _TARGET,
 ) -> None:
     """engines: an ONNX engine for each variant. The times are the front's, short enough for a test."""
-    rendered = [
-        TrtllmEngine(
-            EngineModel(target.model_name(variant), variant.max_seq_len, target.max_batch_size),
-            render_triton_model(target, variant, QWQ, repository=str(out)),
-            engines[variant.name],
-        )
-        for variant in target.variants
-    ]
-    write_trtllm_repository(
-        out, engines=rendered, checkpoint=checkpoint, name="tiny", quantization=target.format, max_queue=32
+    package_trtllm(
+        engines,
+        checkpoint,
+        out,
+        target=target,
+        dims=QWQ,
+        name="tiny",
+        max_tokens_default=64,
+        mounted_at=str(out),
     )
-    for engine in rendered:
-        _stand_in(out / engine.model.name)
+    for variant in target.variants:
+        _stand_in(out / target.model_name(variant))
     path = out / "llm" / "1" / "front.json"
     front = read_front_config(path)
     assert front.tensorrt_llm is not None
