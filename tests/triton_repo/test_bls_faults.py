@@ -11,16 +11,24 @@ from typing import Any
 
 import pytest
 from triton_repo.real_triton import WAIT_SECONDS, WireCaller, one, running_triton, text_of
-from triton_repo.trtllm_repository import LONG, NATIVE, write_exact_engine, write_stand_in_repository
+from triton_repo.trtllm_repository import (
+    NATIVE,
+    stand_in_target,
+    write_exact_engine,
+    write_stand_in_repository,
+)
 from triton_repo.trtllm_stand_in.trouble import Trouble
 from tritonclient.utils import InferenceServerException
 
 SILENCE, STALL = 1.0, 1.5
+# So many tokens take many seconds.
+LONG = 8000
+FOR_LONG = {"text_input": "a", "max_tokens": LONG - 1, "min_tokens": LONG - 1}
 
 
 @pytest.fixture(scope="module")
 def repository(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    checkpoint, engines = tiny(arch="qwen2"), tmp_path_factory.mktemp("engines")
+    checkpoint, engines = tiny(arch="qwen2", max_position=2 * LONG), tmp_path_factory.mktemp("engines")
     for name, length in (("native", NATIVE), ("long", LONG)):
         write_exact_engine(checkpoint, engines / name, length)
     made = tmp_path_factory.mktemp("trtllm")
@@ -28,6 +36,7 @@ def repository(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
         made,
         checkpoint,
         {"native": engines / "native", "long": engines / "long"},
+        target=stand_in_target(LONG),
         silence_seconds=SILENCE,
         stall_seconds=STALL,
     )
@@ -107,33 +116,31 @@ def test_a_request_that_hangs_is_given_up_and_the_next_one_is_served(caller: Wir
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_caller_that_gives_up_frees_the_slot_in_the_engine(server: tuple[str, str], stream: bool) -> None:
     wait_until(lambda: metric(server, "stand_in_running") == 0)
-    values = {"text_input": "a", "max_tokens": LONG - 1, "min_tokens": LONG - 1, "stream": stream}
     made = WireCaller(server[0])
-    made.send("llm", values)
+    made.send("llm", {**FOR_LONG, "stream": stream})
     wait_until(lambda: metric(server, "stand_in_running") == 1)
     made.close(cancel=True)
     assert wait_until(lambda: metric(server, "stand_in_running") == 0) < 1.0
 
 
 def test_a_stop_word_frees_the_slot_in_the_engine(server: tuple[str, str], caller: WireCaller) -> None:
-    values = {"text_input": "a", "max_tokens": LONG - 1, "min_tokens": LONG - 1}
-    whole = text_of(caller.ask("llm", values))
-    [result] = caller.ask("llm", {**values, "stop_words": [whole[3:6]]})
+    beginning = text_of(caller.ask("llm", {"text_input": "a", "max_tokens": 20, "min_tokens": 20}))
+    [result] = caller.ask("llm", {**FOR_LONG, "stop_words": [beginning[3:6]]})
     assert one(result, "finish_reason") == b"stop"
     assert wait_until(lambda: metric(server, "stand_in_running") == 0) < 1.0
 
 
 def test_two_requests_of_one_id_do_not_end_each_other(server: tuple[str, str], caller: WireCaller) -> None:
-    values = {"text_input": "a", "max_tokens": LONG - 1, "min_tokens": LONG - 1, "stream": True}
+    values = {"text_input": "a", "max_tokens": 1000, "min_tokens": 1000, "stream": True}
     other = WireCaller(server[0])
-    other.send("llm", values, request_id="same")
+    other.send("llm", {**FOR_LONG, "stream": True}, request_id="same")
     other.next()
     caller.send("llm", values, request_id="same")
     other.close(cancel=True)
     results = [caller.next()]
     while not results[-1].get_response().parameters["triton_final_response"].bool_param:
         results.append(caller.next())
-    assert one(results[-1], "num_output_tokens") == LONG - 1
+    assert one(results[-1], "num_output_tokens") == 1000
 
 
 def test_a_model_that_hangs_keeps_neither_the_other_nor_cancellations_from_working(
@@ -145,10 +152,9 @@ def test_a_model_that_hangs_keeps_neither_the_other_nor_cancellations_from_worki
         for each in hanging:
             each.send("llm", trouble(Trouble.HANGS))
         wait_until(lambda: metric(server, "stand_in_requests_total") >= 12)
-        long = {"text_input": "a", "max_tokens": LONG - 1, "min_tokens": LONG - 1, "stream": True}
         other = WireCaller(server[0])
-        other.send("llm", long)
-        assert text_of([other.next()]) is not None
+        other.send("llm", {**FOR_LONG, "stream": True})
+        assert other.next()
         other.close(cancel=True)
         assert wait_until(lambda: metric(server, "stand_in_running") == 0) < 1.0
         for each in hanging:
@@ -157,7 +163,7 @@ def test_a_model_that_hangs_keeps_neither_the_other_nor_cancellations_from_worki
         # Nothing of the native model is left to try it with.
         with pytest.raises(InferenceServerException, match=r"restart the server.*\[engine-stalled\]"):
             hanging[0].ask("llm", {"text_input": "a", "max_tokens": 4})
-        assert len(other_answers := hanging[1].ask("llm", {**long, "stream": False})) == 1
-        assert one(other_answers[0], "num_output_tokens") == LONG - 1
+        [answer] = hanging[1].ask("llm", {"text_input": "a", "max_tokens": NATIVE, "min_tokens": NATIVE})
+        assert one(answer, "num_output_tokens") == NATIVE
         for each in hanging:
             each.close()

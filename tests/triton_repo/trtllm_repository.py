@@ -15,13 +15,18 @@ from trtllm_targets import QWQ
 ROOT = Path(__file__).resolve().parents[2]
 
 NATIVE, LONG, SLOTS = 96, 256, 4
-_TARGET = TrtllmTarget(
-    "bf16",
-    "H200-141",
-    variants=(Variant("native", NATIVE), Variant("long", LONG, Yarn(4.0, 64))),
-    max_batch_size=SLOTS,
-    max_queue_size=32,
-)
+
+
+def stand_in_target(long: int = LONG) -> TrtllmTarget:
+    """A native and a long variant; what else it says only has to render."""
+    return TrtllmTarget(
+        "bf16",
+        "H200-141",
+        variants=(Variant("native", NATIVE), Variant("long", long, Yarn(4.0, 64))),
+        max_batch_size=SLOTS,
+        max_queue_size=32,
+    )
+
 
 _MODEL = """
 import sys
@@ -50,9 +55,9 @@ def write_stand_in_repository(
     checkpoint: Path,
     engines: dict[str, Path],
     *,
+    target: TrtllmTarget,
     silence_seconds: float = 1.0,
     stall_seconds: float = 1.5,
-    target: TrtllmTarget = _TARGET,
 ) -> None:
     """engines: an ONNX engine for each variant. The times are the front's, short enough for a test."""
     package_trtllm(
