@@ -35,6 +35,7 @@ def running_triton(repository: Path, scratch: Path) -> Iterator[tuple[str, str]]
     for part in (stub, parts / "libtriton_python.so", parts / "triton_python_backend_utils.py"):
         (backend / part.name).symlink_to(part)
     grpc_port, metrics_port = _free_ports(2)
+    shared_memory = f"front{os.getpid()}_{grpc_port}_"
     environment = {
         **os.environ,
         "LD_LIBRARY_PATH": f"{site / 'nvidia_pytriton.libs'}:{sysconfig.get_config_var('LIBDIR')}",
@@ -44,7 +45,7 @@ def running_triton(repository: Path, scratch: Path) -> Iterator[tuple[str, str]]
         str(triton / "bin" / "tritonserver"),
         f"--model-repository={repository}",
         f"--backend-directory={backend.parent}",
-        f"--backend-config=python,shm-region-prefix-name=front{os.getpid()}_",
+        f"--backend-config=python,shm-region-prefix-name={shared_memory}",
         "--allow-http=false",
         "--grpc-address=127.0.0.1",
         "--metrics-address=127.0.0.1",
@@ -72,6 +73,9 @@ def running_triton(repository: Path, scratch: Path) -> Iterator[tuple[str, str]]
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        # A server that ran into its exit timeout leaves them.
+        for region in Path("/dev/shm").glob(f"{shared_memory}*"):
+            region.unlink(missing_ok=True)
 
 
 class WireCaller:
