@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import os
-import os
 import sys
 import traceback
 from collections.abc import Callable

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from enginewright_errors import CheckpointError
 from enginewright_front.front_config import (
+    EngineModel,
     FrontConfig,
     FrontLimits,
     Reasoning,
     SamplingDefaults,
+    TensorrtLlm,
     read_front_config,
     write_front_config,
 )
@@ -32,6 +34,22 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     assert read_front_config(tmp_path / "front.json") == config
 
 
+MODELS = {
+    "models": [{"name": "m", "max_seq_len": 9, "slots": 1}],
+    "vocab_size": 9,
+    "end_ids": [1],
+    "pad_id": 0,
+}
+
+
+def test_models_behind_the_front_are_read_again_the_shortest_first(tmp_path: Path) -> None:
+    models = (EngineModel("long", 131_072, 4), EngineModel("native", 32_768, 4))
+    described = TensorrtLlm(models, vocab_size=9, end_ids=(1, 2), pad_id=0)
+    write_front_config(FrontConfig("qwq", "tensorrt_llm", tensorrt_llm=described), tmp_path / "front.json")
+    read = read_front_config(tmp_path / "front.json").tensorrt_llm
+    assert read == TensorrtLlm(models[::-1], vocab_size=9, end_ids=(1, 2), pad_id=0)
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -42,6 +60,12 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         ({"limits": {"max_queue": True}}, "limits.max_queue is True"),
         ({"limits": []}, "limits is not an object"),
         ({"reasoning": {"open": "<think>"}}, "lacks a field"),
+        ({"backend": "tensorrt_llm"}, "lacks tensorrt_llm"),
+        ({"tensorrt_llm": {**MODELS, "models": []}}, "tensorrt_llm.models is not a list of models"),
+        ({"tensorrt_llm": {**MODELS, "end_ids": [1.5]}}, "tensorrt_llm.end_ids is not a list of token ids"),
+        ({"tensorrt_llm": {**MODELS, "models": [{"name": 1}]}}, "tensorrt_llm.models.name is 1"),
+        ({"tensorrt_llm": {**MODELS, "models": [{"name": "m"}]}}, "lacks a field"),
+        ({"tensorrt_llm": {**MODELS, "wibble": 1}}, "unknown field tensorrt_llm.wibble"),
     ],
 )
 def test_a_wrong_front_json_is_named_by_field(tmp_path: Path, change: dict[str, Any], named: str) -> None:

@@ -1,7 +1,7 @@
 """What the front asks of an engine: token ids and sampling in, token ids out, cancellation, a pulse.
 
-`onnx_backend.OnnxBackend` runs the ONNX engine in this process; `scripted_backend.ScriptedBackend` plays
-token ids that a test wrote down. An engine in another model or process fits behind the same protocol.
+`onnx_backend.OnnxBackend` runs the ONNX engine in this process, `bls_backend.BlsBackend` asks TensorRT-LLM's
+models in the same server, `scripted_backend.ScriptedBackend` plays token ids that a test wrote down.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class TokenEvent:
     """New tokens of one request. Exactly one event, the last, has a `finish_reason`.
 
     token_ids: the new ids. A request that ends with "stop" has the end token as its last one.
-    logprobs: natural logarithms, one for each id, when asked for. error: what failed, with "error".
+    logprobs: natural logarithms, one for each id, when asked for. error, error_code: what failed.
     """
 
     token_ids: tuple[int, ...]
@@ -72,15 +72,19 @@ class TokenEvent:
     finish_reason: FinishReason | None = None
     error: str | None = None
     times: EngineTimes | None = None
+    error_code: str = "engine-failed"
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """active: requests that hold a slot. waiting: those without one. kv_used: share of the KV cache, 0..1."""
+    """active: requests that hold a slot. waiting: those without one.
+
+    kv_used: share of the KV cache, 0..1; None where the engine does not say.
+    """
 
     active: int
     waiting: int
-    kv_used: float
+    kv_used: float | None
 
 
 class EngineHandle(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,42 @@ class Reasoning:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineModel:
+    """A Triton model that runs one engine. slots: requests that decode at the same time."""
+
+    name: str
+    max_seq_len: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorrtLlm:
+    """The models behind the front, and what they do not know of the checkpoint.
+
+    models: the shortest context first; a request goes to the first that it fits.
+    end_ids: the tokens that end an answer, the chat's own first. pad_id: what upstream's model wants named.
+    silence_seconds: a request that has begun and brings no token for so long is given up.
+    """
+
+    models: tuple[EngineModel, ...]
+    vocab_size: int
+    end_ids: tuple[int, ...]
+    pad_id: int
+    silence_seconds: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
 class FrontConfig:
-    """The whole of `front.json`. engine, checkpoint: folders beside it."""
+    """The whole of `front.json`. checkpoint: a folder beside it.
+
+    backend: "onnx", whose engine is the folder `engine`, or "tensorrt_llm", described by the part of that
+    name.
+    """
 
     model_name: str
     backend: str = "onnx"
     engine: str = "engine"
+    tensorrt_llm: TensorrtLlm | None = None
     checkpoint: str = "checkpoint"
     limits: FrontLimits = field(default_factory=FrontLimits)
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
@@ -83,13 +113,29 @@ def read_front_config(path: Path) -> FrontConfig:
     if not isinstance(data, dict) or data.pop("format", None) != FRONT_FORMAT:
         raise _wrong(path, f"is not of format {FRONT_FORMAT}")
     reasoning = data.pop("reasoning", None)
+    models = data.pop("tensorrt_llm", None)
     parts = {
         "limits": _part(path, "limits", FrontLimits, data.pop("limits", {})),
         "defaults": _part(path, "defaults", SamplingDefaults, data.pop("defaults", {})),
         "reasoning": None if reasoning is None else _part(path, "reasoning", Reasoning, reasoning),
+        "tensorrt_llm": None if models is None else _models(path, models),
     }
     made: FrontConfig = _part(path, "", FrontConfig, {**data, **parts})
+    if made.backend == "tensorrt_llm" and made.tensorrt_llm is None:
+        raise _wrong(path, "lacks tensorrt_llm, the part that its backend needs")
     return made
+
+
+def _models(path: Path, data: Any) -> TensorrtLlm:
+    made: TensorrtLlm = _part(path, "tensorrt_llm", TensorrtLlm, data)
+    if not isinstance(made.models, list) or not made.models:
+        raise _wrong(path, "tensorrt_llm.models is not a list of models")
+    if not isinstance(made.end_ids, list) or not all(type(token) is int for token in made.end_ids):
+        raise _wrong(path, "tensorrt_llm.end_ids is not a list of token ids")
+    models = [_part(path, "tensorrt_llm.models", EngineModel, model) for model in made.models]
+    return replace(
+        made, models=tuple(sorted(models, key=lambda m: m.max_seq_len)), end_ids=tuple(made.end_ids)
+    )
 
 
 def _part(path: Path, name: str, kind: type[Any], data: Any) -> Any:

@@ -71,4 +71,5 @@ class Metrics:
         with self._lock:
             self._active.set(stats.active)
             self._waiting.set(stats.waiting)
-            self._kv_used.set(stats.kv_used)
+            if stats.kv_used is not None:
+                self._kv_used.set(stats.kv_used)

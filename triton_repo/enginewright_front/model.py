@@ -10,6 +10,7 @@ import triton_python_backend_utils as pb_utils
 from enginewright_errors import CheckpointError, EnginewrightError
 
 from enginewright_front.backend import EngineBackend
+from enginewright_front.bls_backend import BlsBackend
 from enginewright_front.detokenizer import TokenTable
 from enginewright_front.dispatcher import Dispatcher
 from enginewright_front.front_config import FrontConfig, read_front_config
@@ -49,13 +50,15 @@ class TritonPythonModel:
 
     def open_backend(self, folder: Path, config: FrontConfig) -> EngineBackend:
         """The engine that `front.json` names. Raises EnginewrightError when it does not load."""
-        if config.backend != "onnx":
-            raise CheckpointError(
-                f"front.json: backend {config.backend!r} is not known",
-                code="front-backend",
-                hint="package the model again with this version of enginewright",
-            )
-        return OnnxBackend.open(folder / config.engine, max_queue=config.limits.max_queue)
+        if config.backend == "onnx":
+            return OnnxBackend.open(folder / config.engine, max_queue=config.limits.max_queue)
+        if config.backend == "tensorrt_llm" and config.tensorrt_llm is not None:
+            return BlsBackend(config.tensorrt_llm, stall_seconds=config.limits.stall_seconds)
+        raise CheckpointError(
+            f"front.json: backend {config.backend!r} is not known",
+            code="front-backend",
+            hint="package the model again with this version of enginewright",
+        )
 
     def execute(self, requests: list[Any]) -> None:
         """Take the requests on; every answer is sent later through its own sender."""

@@ -5,6 +5,8 @@
     out/llm/1/{enginewright_front/, enginewright_onnx/, enginewright_errors/}
     out/llm_unary/..., out/ensemble/..., out/tensorrt_llm_bls/..., out/vllm_model/...
 
+`trtllm_repository` writes the one with TensorRT-LLM's models in place of the ONNX engine, of the same parts.
+
 A repository runs its own copy of the code, whatever else is installed: model.py puts its folder first on
 sys.path. The same inputs give the same bytes.
 """
@@ -65,32 +67,31 @@ def write_repository(
     to people; the model that clients address is always `llm`. Raises CheckpointError naming the file that is
     wrong.
     """
+    data = _engine_json(engine)
     front = front_config(
-        checkpoint, engine=engine, name=name, max_queue=max_queue, max_tokens_default=max_tokens_default
+        checkpoint,
+        max_seq_len=_max_seq_len(data),
+        name=name,
+        max_queue=max_queue,
+        max_tokens_default=max_tokens_default,
     )
-    write_repository_models(out, front, parameters=_engine_parameters(engine))
-    version = out / PUBLIC / "1"
-    for source in sorted(path for path in engine.rglob("*") if path.is_file()):
-        _link(source, version / front.engine / source.relative_to(engine))
-    (version / front.checkpoint).mkdir()
-    for file in _CHECKPOINT_FILES:
-        if (checkpoint / file).exists():
-            shutil.copyfile(checkpoint / file, version / front.checkpoint / file)
+    write_repository_models(out, front, parameters=_engine_parameters(data))
+    link_files(engine, out / PUBLIC / "1" / front.engine)
+    copy_checkpoint(checkpoint, out / PUBLIC / "1" / front.checkpoint)
 
 
 def front_config(
-    checkpoint: Path, *, engine: Path, name: str, max_queue: int = 256, max_tokens_default: int = 256
+    checkpoint: Path, *, max_seq_len: int, name: str, max_queue: int, max_tokens_default: int
 ) -> FrontConfig:
-    """What `front.json` says of this checkpoint and engine. Raises CheckpointError."""
+    """What `front.json` says of this checkpoint, in front of an ONNX engine. Raises CheckpointError."""
     for file in _REQUIRED:
         if not (checkpoint / file).exists():
             raise CheckpointError(f"{checkpoint / file}: missing", code="tokenizer-missing", hint="add it")
-    positions = _max_seq_len(_engine_json(engine))
     limits = FrontLimits(
         max_queue=max_queue,
         max_tokens_default=max_tokens_default,
         # Longer text cannot fit, tokenizers average 3 to 6 bytes: this bounds the time that a refusal takes.
-        max_prompt_bytes=min(MAX_PROMPT_BYTES, max(2**16, _BYTES_PER_TOKEN * positions)),
+        max_prompt_bytes=min(MAX_PROMPT_BYTES, max(2**16, _BYTES_PER_TOKEN * max_seq_len)),
     )
     return FrontConfig(
         model_name=name,
@@ -119,8 +120,28 @@ def write_repository_models(out: Path, front: FrontConfig, *, parameters: Mappin
         (version / "model.py").write_text(_ENTRY.format(module=module), encoding="utf-8")
         _copy_package("enginewright_front", version)
         _copy_package("enginewright_errors", version)
-    _copy_package("enginewright_onnx", out / PUBLIC / "1", only=("__init__.py", "runtime"))
+    if front.backend == "onnx":
+        _copy_package("enginewright_onnx", out / PUBLIC / "1", only=("__init__.py", "runtime"))
     write_front_config(front, out / PUBLIC / "1" / "front.json")
+
+
+def copy_checkpoint(checkpoint: Path, into: Path) -> None:
+    """Copy what the front reads of a checkpoint into the new folder `into`."""
+    into.mkdir()
+    for file in _CHECKPOINT_FILES:
+        if (checkpoint / file).exists():
+            shutil.copyfile(checkpoint / file, into / file)
+
+
+def link_files(source: Path, into: Path) -> None:
+    """Every file below `source`, in the same place below `into`: hard links where possible, else copies."""
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        target = into / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), target)
+        except OSError:
+            shutil.copyfile(path, target)
 
 
 def echoed(front: FrontConfig) -> dict[str, str]:
@@ -152,8 +173,7 @@ def _max_seq_len(engine: Mapping[str, Any]) -> int:
     return int(engine["limits"]["max_seq_len"])
 
 
-def _engine_parameters(engine: Path) -> dict[str, str]:
-    data = _engine_json(engine)
+def _engine_parameters(data: Mapping[str, Any]) -> dict[str, str]:
     return {
         "engine": "onnx",
         "max_seq_len": str(_max_seq_len(data)),
@@ -175,11 +195,3 @@ def _copy_package(package: str, into: Path, *, only: tuple[str, ...] | None = No
             target = into / package / path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -88,7 +88,7 @@ class Session:
         if event.finish_reason == "error":
             raise StageFailed(
                 f"the engine failed: {event.error}",
-                code="engine-failed",
+                code=event.error_code,
                 hint="see the server's log; try again",
             )
         if event.token_ids:

@@ -1,0 +1,75 @@
+"""A compose file that serves a target on one host: hardened, ports on the loopback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from enginewright_trtllm.container import MODELS, SERVER_USER, shm_gib
+from enginewright_trtllm.deploy_options import DeployOptions, host_memory_gib, probe_command, scratch_gib
+from enginewright_trtllm.launch import launch_server
+from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.versions import container_image
+
+__all__ = ["compose_file", "write_compose"]
+
+_PROBE_SECONDS = 30
+
+
+def write_compose(folder: Path, target: TrtllmTarget, dims: ModelDims, options: DeployOptions) -> Path:
+    """Write `folder/compose.yaml` and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "compose.yaml"
+    path.write_text(yaml.safe_dump(compose_file(target, dims, options), sort_keys=False), encoding="utf-8")
+    return path
+
+
+def compose_file(target: TrtllmTarget, dims: ModelDims, options: DeployOptions) -> dict[str, Any]:
+    """The compose file as data. `docker compose up --wait` returns once an inference has worked."""
+    ports = options.ports
+    launch = launch_server(target, repository=MODELS, ports=ports)
+    shm = shm_gib(target)
+    service = {
+        "image": container_image(target.container),
+        "command": [_literal(part) for part in launch.argv],
+        "environment": {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1", **launch.env},
+        "user": SERVER_USER,
+        "init": True,
+        "read_only": True,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges:true"],
+        "tmpfs": [f"/tmp:rw,exec,nosuid,nodev,size={scratch_gib}g"],
+        "shm_size": f"{shm}g",
+        "mem_limit": f"{host_memory_gib(target, dims, shm)}g",
+        "pids_limit": 4096,
+        "ulimits": {"memlock": -1, "stack": 67_108_864},
+        "ports": [f"127.0.0.1:{port}:{port}" for port in (ports.grpc, ports.metrics)],
+        "volumes": [
+            {"type": "bind", "source": _literal(options.repository), "target": MODELS, "read_only": True}
+        ],
+        "deploy": {
+            "resources": {
+                "reservations": {
+                    "devices": [{"driver": "nvidia", "count": target.gpu_count, "capabilities": ["gpu"]}]
+                }
+            }
+        },
+        "healthcheck": {
+            "test": ["CMD", *map(_literal, probe_command(ports, _PROBE_SECONDS))],
+            "interval": "30s",
+            "timeout": f"{_PROBE_SECONDS + 5}s",
+            "retries": 5,
+            "start_period": "15m",
+            "start_interval": "10s",
+        },
+        "restart": "unless-stopped",
+        "stop_grace_period": "90s",
+    }
+    return {"name": options.name, "services": {"triton": service}}
+
+
+def _literal(text: str) -> str:
+    # Compose substitutes $NAME in every string; $$ is a dollar.
+    return text.replace("$", "$$")

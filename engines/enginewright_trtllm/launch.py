@@ -1,0 +1,121 @@
+"""Command lines that start Triton for a target.
+
+One variant: leader mode, one tritonserver a rank under mpirun (world size tp x pp), or a plain tritonserver
+for one rank. Rank 0 serves; the others load only the C++ model and never come back from it, so that all
+may be given the same ports. Several variants: orchestrator mode, one server that spawns a process a rank of
+each model (one node only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from enginewright_trtllm.target import TrtllmTarget
+
+__all__ = ["Launch", "Ports", "RemoteRanks", "launch_server", "leader_command"]
+
+_EXIT_TIMEOUT = 60
+# Without the second, Open MPI pins each of up to two ranks to one core, with every thread and Python child.
+_MPIRUN = ("mpirun", "--allow-run-as-root", "--bind-to", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """An argument list and what must be in its environment."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Ports of the server and the addresses it binds.
+
+    HTTP stays on the loopback, for probes. Metrics need an address of their own: Triton takes HTTP's.
+    """
+
+    grpc: int = 8001
+    http: int = 8000
+    metrics: int = 8002
+    grpc_address: str = "0.0.0.0"
+    http_address: str = "127.0.0.1"
+    metrics_address: str = "0.0.0.0"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteRanks:
+    """Hosts of a leader-mode job over several nodes: mpirun's --host value and its remote shell."""
+
+    hosts: str
+    agent: str
+
+
+def launch_server(target: TrtllmTarget, *, repository: str, ports: Ports | None = None) -> Launch:
+    """The command on one node. repository: the absolute path where it runs (a container's mount, usually)."""
+    ports = ports or Ports()
+    if len(target.variants) > 1:
+        return _orchestrator(target, repository, ports)
+    if target.world_size == 1:
+        return Launch(tuple(_tritonserver(repository, ports, rank=0, models=())))
+    return Launch(tuple(leader_command(target, repository=repository, ports=ports)), _mpi_environment())
+
+
+def leader_command(
+    target: TrtllmTarget, *, repository: str, ports: Ports, remote: RemoteRanks | None = None
+) -> list[str]:
+    """mpirun with one tritonserver a rank. Ranks are laid on the hosts in order, a node's slots first."""
+    models = [target.model_name(variant) for variant in target.variants]
+    command = list(_MPIRUN)
+    if remote is not None:
+        command += ["--mca", "plm_rsh_agent", remote.agent, "--host", remote.hosts]
+    for rank in range(target.world_size):
+        command += [":"] if rank else []
+        command += ["-n", "1", *_tritonserver(repository, ports, rank=rank, models=models)]
+    return command
+
+
+def _orchestrator(target: TrtllmTarget, repository: str, ports: Ports) -> Launch:
+    server = _tritonserver(repository, ports, rank=0, models=())
+    # The spawned workers own the GPUs: the server itself must not keep memory pools on them.
+    pools = [f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(target.gpu_count)]
+    argv = [
+        *(*_MPIRUN, "-n", "1"),
+        *server,
+        "--pinned-memory-pool-byte-size=0",
+        "--enable-peer-access=false",
+        *pools,
+    ]
+    env = {
+        "TRTLLM_ORCHESTRATOR": "1",
+        "TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES": "1",
+        **_mpi_environment(),
+    }
+    return Launch(tuple(argv), env)
+
+
+def _tritonserver(repository: str, ports: Ports, *, rank: int, models: Sequence[str]) -> list[str]:
+    control = []
+    if rank:
+        control = ["--model-control-mode=explicit", *(f"--load-model={name}" for name in models)]
+    return [
+        "tritonserver",
+        f"--model-repository={repository}",
+        f"--grpc-port={ports.grpc}",
+        f"--http-port={ports.http}",
+        f"--metrics-port={ports.metrics}",
+        f"--grpc-address={ports.grpc_address}",
+        f"--http-address={ports.http_address}",
+        f"--metrics-address={ports.metrics_address}",
+        *control,
+        "--disable-auto-complete-config",
+        f"--backend-config=python,shm-region-prefix-name=prefix{rank}_",
+        "--allow-sagemaker=false",
+        "--allow-vertex-ai=false",
+        f"--exit-timeout-secs={_EXIT_TIMEOUT}",
+    ]
+
+
+def _mpi_environment() -> dict[str, str]:
+    # Cross-memory attach needs ptrace, which a container without capabilities does not allow.
+    return {"OMPI_MCA_btl_vader_single_copy_mechanism": "none"}

@@ -1,0 +1,101 @@
+"""Host memory, device memory, disk and time of each stage of a TensorRT-LLM build.
+
+quantize: ModelOpt calibrates with the BF16 weights resident and packs them in place; AWQ searches its scales
+over eleven candidates. checkpoint: rank files are written tensor by tensor, so the largest tensor twice is
+what it needs. build: read off public logs of Gemma-2-9B and Falcon-1B (20.3 and 2.6 GB of weights, 42.2 and
+11.1 GB of host memory, the weights once on the GPU, a gigabyte a second of serialization). Times are
+estimates, right within a factor of three.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from enginewright_trtllm.activations import activation_bytes
+from enginewright_trtllm.gpus import Gpu
+from enginewright_trtllm.target import ModelDims, TrtllmTarget, Variant
+from enginewright_trtllm.weights import (
+    checkpoint_bytes,
+    engine_bytes,
+    linear_parameters,
+    source_bytes,
+    stage_weights,
+)
+
+__all__ = ["StageCost", "stage_costs"]
+
+_PROCESS_BYTES = 2 * 10**9  # Python with torch and what it loads
+_BUILDER_BYTES = 6_500_000_000  # TensorRT's builder library and its kernels, per worker
+_WEIGHT_COPIES = 1.75  # of a rank's weights, while its engine is built and serialized
+_AWQ_PASSES = 13
+_FP8_PASSES = 1
+_MATRIX_EFFICIENCY = 0.4
+_TACTIC_SECONDS = 60.0
+_LAYER_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """Peak bytes while a stage runs, bytes that it leaves on disk, and an estimate of its seconds."""
+
+    stage: Literal["quantize", "checkpoint", "build"]
+    variant: str | None
+    host_bytes: int
+    device_bytes: int
+    disk_bytes: int
+    seconds: float
+
+
+def stage_costs(target: TrtllmTarget, dims: ModelDims, gpu: Gpu) -> tuple[StageCost, ...]:
+    """The stages in order; one build for each variant. bf16 has nothing to quantize."""
+    quantize = () if target.format == "bf16" else (_quantize(target, dims, gpu),)
+    builds = tuple(_build(target, dims, variant) for variant in target.variants)
+    return (*quantize, _checkpoint(target, dims), *builds)
+
+
+def _quantize(target: TrtllmTarget, dims: ModelDims, gpu: Gpu) -> StageCost:
+    source = source_bytes(dims)
+    passes = _AWQ_PASSES if target.format == "int4_awq" else _FP8_PASSES
+    operations = 2 * dims.layers * linear_parameters(dims) * target.calibration_tokens * passes
+    written = checkpoint_bytes(dims, target)
+    return StageCost(
+        "quantize",
+        None,
+        host_bytes=int(1.1 * source) + _PROCESS_BYTES,
+        device_bytes=min(source, target.gpu_count * gpu.memory_bytes),
+        disk_bytes=written,
+        seconds=operations / (_MATRIX_EFFICIENCY * gpu.bf16_flops) + _copy(target, source + written),
+    )
+
+
+def _checkpoint(target: TrtllmTarget, dims: ModelDims) -> StageCost:
+    largest = 2 * max(dims.vocab * dims.hidden, dims.hidden * dims.intermediate)
+    written = checkpoint_bytes(dims, target)
+    return StageCost(
+        "checkpoint",
+        None,
+        host_bytes=2 * largest + _PROCESS_BYTES,
+        device_bytes=0,
+        disk_bytes=written,
+        seconds=_copy(target, 2 * written),
+    )
+
+
+def _build(target: TrtllmTarget, dims: ModelDims, variant: Variant) -> StageCost:
+    rank = max(stage_weights(dims, target, variant))
+    written = engine_bytes(dims, target, variant)
+    return StageCost(
+        "build",
+        variant.name,
+        host_bytes=target.world_size * (int(_WEIGHT_COPIES * rank) + _BUILDER_BYTES),
+        device_bytes=rank + activation_bytes(dims, target),
+        disk_bytes=written,
+        seconds=_TACTIC_SECONDS
+        + _LAYER_SECONDS * dims.layers / target.pp
+        + _copy(target, checkpoint_bytes(dims, target) + written),
+    )
+
+
+def _copy(target: TrtllmTarget, size: int) -> float:
+    return size / target.host.disk_bytes_per_second

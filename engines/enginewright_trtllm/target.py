@@ -1,0 +1,150 @@
+"""What is built and where it runs: the model's dimensions and one TensorRT-LLM target.
+
+Everything else in this package is a function of these two. They hold values, not opinions: `preflight` says
+what is wrong with a combination, `gpu_plan` what it costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from enginewright_errors import RecipeError
+
+from enginewright_trtllm.config import LogitsDtype
+from enginewright_trtllm.versions import PINNED_CONTAINER, PINNED_TENSORRT_LLM
+
+__all__ = ["Format", "Host", "ModelDims", "TrtllmTarget", "Variant", "Yarn"]
+
+Format = Literal["bf16", "fp8", "int4_awq"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDims:
+    """Dimensions of a decoder of the Qwen2 or Llama family, from its Hugging Face config.json.
+
+    bias: q, k and v have one. rope_scaling: as in the config, None for plain rope.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    tied: bool
+    bias: bool
+    max_position_embeddings: int
+    rope_theta: float
+    rope_scaling: Mapping[str, Any] | None = None
+
+    @property
+    def query_width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Elements of one token's keys (or values) in one layer."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def qkv_width(self) -> int:
+        return self.query_width + 2 * self.kv_width
+
+
+@dataclass(frozen=True, slots=True)
+class Yarn:
+    """Static YaRN. original_max_position_embeddings: the context of pre-training, 32768 for QwQ-32B."""
+
+    factor: float
+    original_max_position_embeddings: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One engine of a target. max_seq_len: prompt and answer together, in tokens."""
+
+    name: Literal["native", "long"]
+    max_seq_len: int
+    yarn: Yarn | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The machine that builds. None: not known, so nothing is refused because of it."""
+
+    ram_bytes: int | None = None
+    disk_bytes: int | None = None
+    disk_bytes_per_second: float = 1e9
+
+
+@dataclass(frozen=True, slots=True)
+class TrtllmTarget:
+    """One recipe's TensorRT-LLM part, resolved.
+
+    gpu: a name of `gpus.GPUS` or an alias. gpu_count: GPUs of the server, all nodes together.
+    group_size: int4_awq only. kv_cache_free_gpu_mem_fraction: the backend's parameter of that name.
+    calibration_tokens: samples x length, for the estimate of the quantize stage.
+    """
+
+    format: Format
+    gpu: str
+    gpu_count: int = 1
+    tp: int = 1
+    pp: int = 1
+    nodes: int = 1
+    fp8_kv: bool = False
+    group_size: int = 128
+    variants: tuple[Variant, ...] = (Variant("native", 32_768),)
+    max_batch_size: int = 16
+    max_num_tokens: int = 8192
+    tokens_per_block: int = 32
+    kv_cache_free_gpu_mem_fraction: float = 0.9
+    kv_cache_host_bytes: int = 0
+    chunked_context: bool = True
+    kv_reuse: bool = True
+    max_queue_size: int = 256
+    logits_dtype: LogitsDtype = "float16"
+    container: str = PINNED_CONTAINER
+    tensorrt_llm: str = PINNED_TENSORRT_LLM
+    calibration_tokens: int = 512 * 512
+    host: Host = Host()
+
+    def __post_init__(self) -> None:
+        for field in ("gpu_count", "tp", "pp", "nodes", "group_size", "max_batch_size", "max_num_tokens"):
+            value = getattr(self, field)
+            if value < 1:
+                raise _field_error(field, value, "give a whole number of at least 1")
+        if not 0.0 < self.kv_cache_free_gpu_mem_fraction < 1.0:
+            raise _field_error(
+                "kv_cache_free_gpu_mem_fraction",
+                self.kv_cache_free_gpu_mem_fraction,
+                "give a fraction between 0 and 1; 0.9 is upstream's",
+            )
+        names = [variant.name for variant in self.variants]
+        if not names or len(set(names)) != len(names):
+            raise _field_error("variants", names, "give a native variant, a long one, or one of each")
+        for variant in self.variants:
+            if variant.max_seq_len < 1:
+                raise _field_error(f"{variant.name}.max_seq_len", variant.max_seq_len, "give at least 1")
+
+    @property
+    def world_size(self) -> int:
+        """MPI ranks of one engine, one GPU each."""
+        return self.tp * self.pp
+
+    @property
+    def gpus_per_node(self) -> int:
+        return -(-self.gpu_count // self.nodes)
+
+    def model_name(self, variant: Variant) -> str:
+        """The Triton model that serves a variant: `tensorrt_llm`, and `tensorrt_llm_long` beside a native
+        one."""
+        both = len(self.variants) > 1
+        return "tensorrt_llm_long" if both and variant.name == "long" else "tensorrt_llm"
+
+
+def _field_error(field: str, value: object, hint: str) -> RecipeError:
+    return RecipeError(f"{field} is {value!r}", code="trtllm-option", hint=hint)

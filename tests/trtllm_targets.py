@@ -1,0 +1,38 @@
+"""QwQ-32B's dimensions and the targets that the recipes stand for."""
+
+from __future__ import annotations
+
+from enginewright_trtllm.target import ModelDims, TrtllmTarget, Variant, Yarn
+
+QWQ = ModelDims(
+    hidden=5120,
+    layers=64,
+    heads=40,
+    kv_heads=8,
+    head_dim=128,
+    intermediate=27648,
+    vocab=152064,
+    tied=False,
+    bias=True,
+    max_position_embeddings=40960,
+    rope_theta=1e6,
+)
+NATIVE = Variant("native", 32_768)
+LONG = Variant("long", 131_072, Yarn(4.0, 32_768))
+
+# The recipes of the README, by name.
+TARGETS = {
+    "qwq-32b-fp8-h100": TrtllmTarget("fp8", "H100-80"),
+    "qwq-32b-fp8-tp2": TrtllmTarget("fp8", "H100-80", gpu_count=2, tp=2, max_batch_size=32),
+    "qwq-32b-int4-awq-24gb": TrtllmTarget(
+        "int4_awq",
+        "RTX4090-24",
+        variants=(Variant("native", 6144),),
+        max_batch_size=4,
+        max_num_tokens=2048,
+        kv_cache_free_gpu_mem_fraction=0.95,
+    ),
+    "qwq-32b-int4-awq-24gb-two": TrtllmTarget("int4_awq", "RTX4090-24", gpu_count=2, tp=2),
+    "qwq-32b-int4-awq-yarn": TrtllmTarget("int4_awq", "H100-80", gpu_count=2, variants=(NATIVE, LONG)),
+}
+FP8 = TARGETS["qwq-32b-fp8-h100"]
