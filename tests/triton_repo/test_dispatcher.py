@@ -315,3 +315,15 @@ def test_nothing_but_valid_utf8_goes_out(make_front: MakeFront) -> None:
     for stream in (False, True):
         for answer in front.ask(text_input="x", stream=stream, max_tokens=600).answers():
             answer["text_output"][0].decode("utf-8")
+
+
+def test_the_load_that_is_shown_falls_to_zero_when_the_engine_is_slow_to_free_a_slot(
+    make_front: MakeFront,
+) -> None:
+    front = make_front(forever, step_seconds=0.3)
+    caller = front.ask(text_input="x", max_tokens=2000)
+    shown = front.metrics["enginewright_requests_active"]
+    wait_until(lambda: shown[-1] == 1)
+    caller.gave_up = True
+    assert finish_of(caller) == b"cancelled"
+    wait_until(lambda: shown[-1] == 0)

@@ -72,11 +72,13 @@ class Watch:
             entries = self._entries()
             now = time.monotonic()
             if now >= load_at or not entries:
-                self._metrics.load(self._backend.stats())
+                stats = self._backend.stats()
+                self._metrics.load(stats)
                 load_at = now + _LOAD_SECONDS
-            if not entries:
-                self._work.wait()
-                continue
+                # An engine frees a slot after its request was answered: look until it has, then sleep.
+                if not entries and not stats.active and not stats.waiting:
+                    self._work.wait()
+                    continue
             self._end_cancelled(entries)
             self._end_overdue(entries, now)
             self._end_stalled(entries, now)
