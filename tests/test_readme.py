@@ -23,6 +23,7 @@ RUN_HERE = {
     "build-engine smollm2-135m-int4-awq": "built: ",
     "build-engine smollm2-135m-int4-awq --plan": "one stream decodes",
     "build-engine ./Qwen2.5-0.5B-Instruct --qformat fp8": "built: ",
+    "enginewright check qwq-32b-fp8-h100": "preflight: no findings",
     f"enginewright verify {REPOSITORY}": "",
 }
 RUN_ELSEWHERE = {

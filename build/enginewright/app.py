@@ -9,6 +9,7 @@ import typer
 from enginewright import __version__
 from enginewright.commands.ask import ask
 from enginewright.commands.build import build
+from enginewright.commands.check import check
 from enginewright.commands.demo import demo
 from enginewright.commands.plan import plan
 from enginewright.commands.serve import serve
@@ -42,7 +43,7 @@ app = _make(
 )
 build_engine_app = _make()
 
-for _command in (build, plan, verify, serve, ask, demo):
+for _command in (build, plan, check, verify, serve, ask, demo):
     app.command(no_args_is_help=_command not in (ask, demo))(_command)  # these two need none
 build_engine_app.command(no_args_is_help=True)(build)
 

@@ -7,16 +7,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from enginewright_errors import RecipeError, UsageError
 from pydantic import ValidationError
 
 from enginewright.recipe import Recipe
 from enginewright.recipe_error import explain
+from enginewright.trtllm_recipe import TrtllmRecipe
 from enginewright.yaml_document import FieldPath, parse_yaml, read_yaml
 
-__all__ = ["Override", "load_recipe", "parse_set", "recipes_folder"]
+__all__ = ["Override", "load_recipe", "load_trtllm_recipe", "parse_set", "recipes_folder"]
+
+AnyRecipe = TypeVar("AnyRecipe", Recipe, TrtllmRecipe)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _PACKAGED = Path(__file__).with_name("recipes")
@@ -43,6 +46,15 @@ def load_recipe(named: str, overrides: Sequence[Override] = ()) -> Recipe:
     `pypi:PACKAGE==VERSION`. Relative paths inside a recipe file are relative to that file.
     Raises RecipeError and UsageError.
     """
+    return _load(named, overrides, Recipe)
+
+
+def load_trtllm_recipe(named: str, overrides: Sequence[Override] = ()) -> TrtllmRecipe:
+    """As `load_recipe`, for recipes with `target: trtllm`; a checkpoint alone gets the defaults of those."""
+    return _load(named, overrides, TrtllmRecipe)
+
+
+def _load(named: str, overrides: Sequence[Override], model: type[AnyRecipe]) -> AnyRecipe:
     file = _recipe_file(named)
     if file is not None:
         document = read_yaml(file)
@@ -53,6 +65,7 @@ def load_recipe(named: str, overrides: Sequence[Override] = ()) -> Recipe:
             )
     else:
         data, lines, base, label = _around_checkpoint(named), {}, Path.cwd(), named
+        data["target"] = "trtllm" if model is TrtllmRecipe else "onnx"
     flags: dict[FieldPath, str] = {}
     for override in overrides:
         _assign(data, override)
@@ -67,10 +80,27 @@ def load_recipe(named: str, overrides: Sequence[Override] = ()) -> Recipe:
         return label
 
     _anchor_paths(data, base, flags)
+    _check_target(data.get("target", "onnx"), place(("target",)), model)
     try:
-        return Recipe.model_validate(data)
+        return model.model_validate(data)
     except ValidationError as error:
-        raise explain(error, place) from None
+        raise explain(error, place, model) from None
+
+
+def _check_target(target: object, place: str, model: type[AnyRecipe]) -> None:
+    """Fields differ by target: without this, a recipe of the other kind is a list of unknown fields."""
+    if target == "trtllm" and model is Recipe:
+        raise RecipeError(
+            f"{place}: target is trtllm, and this version builds ONNX engines only",
+            code="recipe-target",
+            hint="`enginewright check` prices and checks this recipe; to build, set target to onnx",
+        )
+    if target == "onnx" and model is TrtllmRecipe:
+        raise RecipeError(
+            f"{place}: target is onnx, and `check` is for TensorRT-LLM",
+            code="recipe-target",
+            hint="`enginewright plan` prices this recipe; or set target to trtllm",
+        )
 
 
 def parse_set(text: str) -> Override:

