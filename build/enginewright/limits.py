@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from enginewright_errors import RecipeError
 
 from enginewright.model_spec import ModelSpec
+from enginewright.modelopt_config import check_group_size
 from enginewright.recipe import Recipe
 
 __all__ = ["Limits", "resolve_limits"]
 
-_GROUPS = (256, 128, 64, 32, 16)
 _DEFAULT_SEQ_LEN = 4096
 
 
@@ -37,7 +37,7 @@ def resolve_limits(recipe: Recipe, spec: ModelSpec) -> Limits:
     Raises RecipeError for a length beyond the model's positions and for a quantization group that does not
     divide a layer.
     """
-    _check_groups(recipe, spec)
+    check_group_size(spec, recipe.quantization)
     native = recipe.context.native or _reach(spec)
     max_seq_len = recipe.engine.max_seq_len or min(native, _DEFAULT_SEQ_LEN)
     if max_seq_len > native:
@@ -87,19 +87,3 @@ def _reach(spec: ModelSpec) -> int:
     if spec.rope["rope_type"] == "yarn" and original:
         return max(spec.max_position_embeddings, int(original * spec.rope["factor"]))
     return spec.max_position_embeddings
-
-
-def _check_groups(recipe: Recipe, spec: ModelSpec) -> None:
-    if recipe.quantization.format != "int4_awq":
-        return
-    group = recipe.quantization.group_size
-    broken = [width for width in spec.linear_input_widths if width % group]
-    if not broken:
-        return
-    fitting = [size for size in _GROUPS if all(width % size == 0 for width in spec.linear_input_widths)]
-    hint = f"set it to {' or '.join(map(str, fitting[:2]))}" if fitting else "set quantization.format to fp8"
-    raise RecipeError(
-        f"quantization.group_size: {group} does not divide this model's layer width {broken[0]}",
-        code="group-does-not-divide",
-        hint=hint,
-    )

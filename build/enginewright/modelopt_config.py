@@ -22,7 +22,7 @@ __all__ = ["CALIBRATION_PASSES", "check_group_size", "modelopt_config"]
 
 # How often each algorithm runs the calibration data through the model.
 CALIBRATION_PASSES = {"int4_awq": 2, "fp8": 1, "int8_sq": 1}
-_GROUP_SIZES = (16, 32, 64, 128, 256)
+_GROUP_SIZES = (256, 128, 64, 32, 16)
 
 
 def modelopt_config(options: QuantizationRecipe) -> dict[str, Any]:
@@ -51,8 +51,7 @@ def check_group_size(spec: ModelSpec, options: QuantizationRecipe) -> None:
     widths = spec.linear_input_widths
     fitting = [str(size) for size in _GROUP_SIZES if all(width % size == 0 for width in widths)]
     raise RecipeError(
-        f"quantization.group_size: {options.group_size} does not divide {broken[0]}, "
-        f"the input width of a linear layer of this model",
+        f"quantization.group_size: {options.group_size} does not divide this model's layer width {broken[0]}",
         code="group-does-not-divide",
-        hint=f"group sizes that do: {', '.join(fitting)}" if fitting else "set quantization.format to fp8",
+        hint=f"set it to {' or '.join(fitting[:2])}" if fitting else "set quantization.format to fp8",
     )

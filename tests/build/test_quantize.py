@@ -221,8 +221,8 @@ def test_a_group_that_does_not_divide_says_which_do(tiny: Tiny, tmp_path: Path) 
     source = tiny(arch="llama", hidden=576, intermediate=768, heads=9, kv_heads=3, layers=1)
     with pytest.raises(RecipeError) as caught:
         run(source, tmp_path / "out", "int4_awq", 128)
-    assert "quantization.group_size: 128 does not divide 576" in caught.value.message
-    assert caught.value.hint == "group sizes that do: 16, 32, 64"
+    assert "group_size: 128 does not divide this model's layer width 576" in caught.value.message
+    assert caught.value.hint == "set it to 64 or 32"
     assert not (tmp_path / "out").exists()
     assert run(source, tmp_path / "out", "int4_awq", 64).worst_error
     scale = load_file(tmp_path / "out/model.safetensors")["model.layers.0.self_attn.q_proj.weight_scale"]
