@@ -44,6 +44,8 @@ class ChannelConfig:
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.keepalive_time_ms", round(1000 * self.keepalive.interval)),
             ("grpc.keepalive_timeout_ms", round(1000 * self.keepalive.timeout)),
+            # Without it a frozen peer is noticed after 60 s whatever the keepalive is (grpcio 1.85).
+            ("grpc.http2.ping_timeout_ms", round(1000 * self.keepalive.timeout)),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
