@@ -17,7 +17,8 @@ from enginewright_front.reasoning_budget import ReasoningBudget, ReasoningMeter
 from enginewright_front.scripted_backend import ScriptedBackend
 from hypothesis import given
 from hypothesis import strategies as st
-from triton_repo.front_under_test import WAIT_SECONDS, Caller, FrontUnderTest
+from triton_repo.front_under_test import WAIT_SECONDS, Caller, FrontUnderTest, wire_tensors
+from triton_repo.test_dispatcher import SlowCaller
 from triton_repo.test_trtllm_inputs import NEUTRAL
 
 MARKERS = Reasoning("<think>", "</think>", opened_by_template=True)
@@ -358,6 +359,41 @@ def test_a_model_that_ends_while_its_thinking_is_closed_answers_all_the_same(mak
     prompt = front.ids(PROMPT)
     text, reason, _ = read(front.ask(text_input=PROMPT, max_reasoning_tokens=3))
     assert (text, reason) == (f"xyz{CLOSING}4", "stop")
+
+
+def test_a_seam_that_is_heard_of_late_does_not_cut_the_answer(make_front: MakeFront) -> None:
+    """While a response is on its way to a slow wire the model thinks too long, and ends: all comes at once."""
+
+    def script(request: EngineRequest) -> list[int]:
+        return [70] * 100 if len(request.input_ids) > len(prompt) else front.ids("xyz")
+
+    front = make_front(script, step_seconds=0.001)
+    prompt = front.ids(PROMPT)
+    caller = SlowCaller()
+    asked = {"text_input": PROMPT, "max_reasoning_tokens": 3, "stream": True}
+    front.dispatcher.admit(wire_tensors(asked), "", "", caller)
+    wait_until(lambda: front.backend.submitted != [] and front.backend.stats().active == 0)
+    caller.wire.set()
+    assert read(caller)[:2] == (f"xyz{CLOSING}" + "d" * 100, "stop")
+
+
+class SlowToReturn(ScriptedBackend):
+    """An engine that makes many tokens before `submit` has returned."""
+
+    def submit(self, request: EngineRequest, on_event: Callable[[TokenEvent], None]) -> Any:
+        line = super().submit(request, on_event)
+        steps = self.pulse()
+        wait_until(lambda: self.pulse() > steps + 20 or self.stats().active == 0)
+        return line
+
+
+def test_thinking_is_closed_though_its_tokens_were_quicker_than_the_engines_handle(
+    thinker: MakeFront,
+) -> None:
+    front = thinker(backend=SlowToReturn, step_seconds=0.001)
+    text, reason, _ = read(front.ask(text_input=PROMPT, max_reasoning_tokens=4, max_tokens=1000))
+    assert (text[-len(CLOSING) - 1 :], reason) == (f"{CLOSING}4", "stop")
+    wait_until(lambda: front.backend.stats().active == 0)
 
 
 @pytest.mark.parametrize("refuses", [False, True])

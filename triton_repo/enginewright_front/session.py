@@ -4,9 +4,9 @@ Streaming, every call gives what is ready as one response; otherwise one respons
 whose text is still held back (half a character, the beginning of a stop word) bring no response of their own;
 their log probabilities go with the next one.
 
-A budget of thinking that runs out parts the answer into two requests to the engine: the first is ended, the
-closing marker is added to what it made, and the second continues behind that. An engine that keeps the
-prompt's KV cache computes only the marker again. The engine cannot do it: TensorRT-LLM forces no tokens.
+A budget of thinking that runs out parts the answer into two requests to the engine, of which none can force
+tokens: the first is ended, the closing marker is added to what it made, and the second continues behind that.
+An engine that still has the keys and values of the first computes the marker alone.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Session:
         self._meter = ReasoningMeter(budget, prepared.engine) if budget else None
         self._continuation: EngineRequest | None = None  # for when the first request has ended
         if self._meter is not None and self._meter.spent:
-            self._close_thinking()
+            self._close_thinking(self._meter)
             self._continue()
 
     def advance(self, events: Iterable[TokenEvent]) -> Tensors | None:
@@ -131,13 +131,12 @@ class Session:
     def _take_each(self, event: TokenEvent, spoken: tuple[int, ...]) -> None:
         """One token at a time: counts end with the one that completed a stop word or used up a budget."""
         for position, token in enumerate(spoken, start=1):
-            text = self._say(token)
-            spent = self._thinks_too_long(token, text)
-            if spent or self.outcome is not None:
+            spent = self._measured(token, self._say(token))
+            if spent is not None or self.outcome is not None:
                 self.wants_engine_stopped = event.finish_reason is None
                 self._count(event, position)
-                if spent:
-                    self._close_thinking()
+                if spent is not None:
+                    self._close_thinking(spent)
                 return
         self._count(event, len(event.token_ids))
 
@@ -153,20 +152,19 @@ class Session:
                 self.outcome = "stop"
         return text
 
-    def _thinks_too_long(self, token: int, text: str) -> bool:
-        if self._meter is None or self.outcome is not None:
-            return False
-        self._meter.feed(token, text)
-        if self._meter.over:
+    def _measured(self, token: int, text: str) -> ReasoningMeter | None:
+        """The meter when `token` was the last that may be thought."""
+        meter = self._meter
+        if meter is None or self.outcome is not None:
+            return None
+        meter.feed(token, text)
+        if meter.over:
             self._meter = None
-            return False
-        return self._meter.spent
+        return meter if meter.spent else None
 
-    def _close_thinking(self) -> None:
+    def _close_thinking(self, meter: ReasoningMeter) -> None:
         """The closing marker, as if the model had written it, and the request that goes on behind it."""
-        meter, self._meter = self._meter, None
-        if meter is None:
-            return
+        self._meter = None
         for token in meter.closing_ids:
             self._say(token)
             self.num_output_tokens += 1
@@ -178,6 +176,7 @@ class Session:
 
     def _continue(self) -> None:
         self.request, self._continuation = self._continuation, None
+        self.wants_engine_stopped = False
 
     def _end(self, reason: Outcome) -> None:
         text = self._detokenizer.finish()
