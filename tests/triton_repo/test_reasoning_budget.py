@@ -362,7 +362,7 @@ def test_a_model_that_ends_while_its_thinking_is_closed_answers_all_the_same(mak
 
 
 def test_a_seam_that_is_heard_of_late_does_not_cut_the_answer(make_front: MakeFront) -> None:
-    """While a response is on its way to a slow wire the model thinks too long, and ends: all comes at once."""
+    """While a response is on its way to a slow wire, the model thinks too long and ends: all at once."""
 
     def script(request: EngineRequest) -> list[int]:
         return [70] * 100 if len(request.input_ids) > len(prompt) else front.ids("xyz")
@@ -387,12 +387,19 @@ class SlowToReturn(ScriptedBackend):
         return line
 
 
+@pytest.mark.parametrize("thoughts", [1, 2000])
 def test_thinking_is_closed_though_its_tokens_were_quicker_than_the_engines_handle(
-    thinker: MakeFront,
+    make_front: MakeFront, thoughts: int
 ) -> None:
-    front = thinker(backend=SlowToReturn, step_seconds=0.001)
-    text, reason, _ = read(front.ask(text_input=PROMPT, max_reasoning_tokens=4, max_tokens=1000))
-    assert (text[-len(CLOSING) - 1 :], reason) == (f"{CLOSING}4", "stop")
+    """With one thought the engine has ended by then, and no event of its own will come any more."""
+
+    def script(request: EngineRequest) -> list[int]:
+        return front.ids("4") if len(request.input_ids) > len(prompt) else front.ids("xyz") * thoughts
+
+    front = make_front(script, backend=SlowToReturn, step_seconds=0.001)
+    prompt = front.ids(PROMPT)
+    text, reason, _ = read(front.ask(text_input=PROMPT, max_reasoning_tokens=3, max_tokens=1000))
+    assert (text, reason) == (f"xyz{CLOSING}4", "stop")
     wait_until(lambda: front.backend.stats().active == 0)
 
 
