@@ -145,3 +145,13 @@ def test_reasoning_markers_come_from_tokenizer_and_template(
         (folder / "tokenizer.json").write_text(json.dumps(data))
         assert Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id("<think>") is None
     assert detect_reasoning(folder) == expected
+
+
+def test_markers_that_no_text_shows_are_none(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    data = json.loads((folder / "tokenizer.json").read_text())
+    for token in data["added_tokens"]:
+        token["special"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(data))
+    assert detect_reasoning(folder) is None

@@ -45,6 +45,14 @@ BAD = {
     "max_tokens 0": ({"max_tokens": 0}, "max_tokens is 0; the smallest allowed is 1"),
     "max_tokens negative": ({"max_tokens": -5}, "max_tokens is -5"),
     "min_tokens negative": ({"min_tokens": -1}, "min_tokens is -1"),
+    "max_reasoning_tokens negative": (
+        {"max_reasoning_tokens": -1},
+        "max_reasoning_tokens is -1; the smallest allowed is 0",
+    ),
+    "max_reasoning_tokens no integer": (
+        {"text_input": "x", "sampling_parameters": '{"max_reasoning_tokens": 1.5}'},
+        "max_reasoning_tokens is 1.5; give an integer",
+    ),
     "temperature NaN": ({"temperature": float("nan")}, "temperature is nan"),
     "temperature inf": ({"temperature": float("inf")}, "temperature is inf"),
     "temperature negative": ({"temperature": -0.1}, "temperature is -0.1; the smallest allowed is 0"),

@@ -19,7 +19,7 @@ import numpy as np
 from enginewright_errors import EnginewrightError, UsageError
 from numpy.typing import NDArray
 
-from enginewright_front.backend import EngineBackend, TokenEvent
+from enginewright_front.backend import EngineBackend, EngineHandle, TokenEvent
 from enginewright_front.detokenizer import TokenTable
 from enginewright_front.entry import Entry, Sink
 from enginewright_front.fields import value_from_tensor
@@ -127,12 +127,7 @@ class Dispatcher:
             if entry.closed:
                 return
             entry.session = Session(prepared, self._table, entry.arrival_ns)
-
-            def on_event(event: TokenEvent) -> None:
-                entry.inbox.append(event)
-                self._ready.put(entry)
-
-            entry.handle = self._backend.submit(prepared.engine, on_event)
+            self._submit(entry, entry.session)
         except EnginewrightError as error:
             self._end(entry, error)
         except Exception as error:
@@ -140,6 +135,19 @@ class Dispatcher:
             self._end(entry, _internal(error))
         if entry.closed and entry.handle is not None:
             entry.handle.cancel()
+
+    def _submit(self, entry: Entry, session: Session) -> None:
+        """Ask the engine what `session` wants asked, if anything."""
+
+        def on_event(event: TokenEvent) -> None:
+            entry.inbox.append(event)
+            self._ready.put(entry)
+
+        if session.request is not None:
+            request, session.request = session.request, None
+            entry.handle = self._backend.submit(request, on_event)
+        # Its first tokens may have been answered before the handle was here.
+        self._ready.put(entry)
 
     def _cancel_all(self, request_id: str) -> None:
         if not request_id:
@@ -171,12 +179,22 @@ class Dispatcher:
         if entry.cancelled:
             entry.sink.send(session.cancel(events) if session else _CANCELLED, final=True)
             self._close(entry, "cancelled")
-        elif session is not None and events:
+        elif session is not None:
             tensors = session.advance(events)
             if tensors is not None:
                 entry.sink.send(tensors, final=session.outcome is not None)
             if session.outcome is not None:
                 self._close(entry, "cancelled" if session.outcome == "cancelled" else "completed")
+            elif entry.handle is not None:
+                self._end_thinking(entry, session, entry.handle)
+
+    def _end_thinking(self, entry: Entry, session: Session, handle: EngineHandle) -> None:
+        """Where a budget is spent: end the engine's request, and once it has ended submit the next."""
+        if session.request is not None:
+            self._submit(entry, session)
+        elif session.wants_engine_stopped:
+            session.wants_engine_stopped = False
+            handle.cancel()
 
     def _fail(self, entry: Entry, error: EnginewrightError) -> None:
         try:
@@ -197,7 +215,7 @@ class Dispatcher:
         ):
             entry.handle.cancel()
         self._metrics.finished(outcome)
-        if session is not None and session.num_output_tokens:
+        if session is not None and session.first_token_ns:
             self._metrics.generated(
                 prompt_tokens=session.num_input_tokens,
                 output_tokens=session.num_output_tokens,

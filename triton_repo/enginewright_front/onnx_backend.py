@@ -43,11 +43,14 @@ class OnnxBackend:
     def open(cls, engine_dir: Path, *, max_queue: int) -> OnnxBackend:
         """Load an engine folder; ENGINEWRIGHT_THREADS, when set, stands above the threads that it names.
 
+        max_queue: requests beside those that run. The engine itself queues as many as both: it counts every
+        arrival until its next step, and a request that goes on after its thinking arrives once more.
         Raises CheckpointError, DoesNotFit, StageFailed, or UsageError for the variable.
         """
-        from enginewright_onnx.runtime import Engine
+        from enginewright_onnx.runtime import Engine, read_engine_config
 
-        return cls(Engine.open(engine_dir, threads=_threads(), max_queue=max_queue))
+        places = max_queue + read_engine_config(engine_dir).max_batch_size
+        return cls(Engine.open(engine_dir, threads=_threads(), max_queue=places))
 
     def submit(self, request: EngineRequest, on_event: Callable[[TokenEvent], None]) -> EngineHandle:
         """A request that does not fit the native context is read with the long one's positions."""

@@ -11,16 +11,21 @@ from numpy.typing import NDArray
 from enginewright_front.backend import EngineLimits, EngineRequest
 from enginewright_front.front_config import FrontConfig
 from enginewright_front.prompt import PromptEncoder
+from enginewright_front.reasoning_budget import ReasoningBudget
 from enginewright_front.refusal import InvalidRequest
 from enginewright_front.request import GenerateRequest, parse_request
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedRequest:
-    """`wanted` is what the caller asked for, `engine` what the engine is asked."""
+    """`wanted` is what the caller asked for, `engine` what the engine is asked.
+
+    reasoning_budget: None when the caller set none or the model does not reason.
+    """
 
     wanted: GenerateRequest
     engine: EngineRequest
+    reasoning_budget: ReasoningBudget | None
 
 
 class Preparation:
@@ -30,6 +35,8 @@ class Preparation:
         self._config = config
         self._encoder = encoder
         self._limits = limits
+        reasoning = config.reasoning
+        self._closing_ids = encoder.encode_output(f"{reasoning.close}\n\n") if reasoning else ()
 
     def prepare(
         self, tensors: Mapping[str, NDArray[Any]], parameters: str, request_id: str
@@ -58,7 +65,9 @@ class Preparation:
             max_tokens=max_tokens,
             bad_token_sequences=self._encoder.encode_bad_words(wanted.bad_words),
         )
-        return PreparedRequest(wanted, EngineRequest(request_id, tuple(ids), sampling))
+        return PreparedRequest(
+            wanted, EngineRequest(request_id, tuple(ids), sampling), self._reasoning_budget(wanted)
+        )
 
     def _encode(self, wanted: GenerateRequest) -> list[int]:
         if wanted.text is not None:
@@ -88,6 +97,15 @@ class Preparation:
                 code="sequence-too-long",
             )
         return wanted.max_tokens
+
+    def _reasoning_budget(self, wanted: GenerateRequest) -> ReasoningBudget | None:
+        markers, tokens = self._config.reasoning, wanted.max_reasoning_tokens
+        if markers is None or tokens is None:
+            return None
+        opened = markers.opened_by_template
+        if wanted.text is not None:
+            opened = wanted.text.rfind(markers.open) > wanted.text.rfind(markers.close)
+        return ReasoningBudget(markers, tokens, opened, self._closing_ids)
 
     def _check_vocabulary(self, field: str, ids: tuple[int, ...]) -> None:
         for token in ids:

@@ -48,6 +48,10 @@ class PromptEncoder:
         ids: list[int] = self.tokenizer.encode(self._template.render(hidden), add_special_tokens=False).ids
         return self._control.reveal(ids)
 
+    def encode_output(self, text: str) -> tuple[int, ...]:
+        """The ids of `text` as a model writes it, markers as their tokens."""
+        return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
     def encode_bad_words(self, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
         """The token sequences that spell each word at the beginning and (with a space) within a text.
 

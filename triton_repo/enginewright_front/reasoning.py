@@ -16,7 +16,8 @@ OPEN, CLOSE = "<think>", "</think>"
 def detect_reasoning(checkpoint: Path) -> Reasoning | None:
     """The markers of a model whose template opens `<think>` or whose tokenizer has both as tokens.
 
-    QwQ's template ends with `<think>` and a newline, so its output holds the closing marker alone.
+    QwQ's template ends with `<think>` and a newline, so its output holds the closing marker alone. None for a
+    tokenizer whose markers are control tokens: no text shows them.
     """
     tokenizer = read_tokenizer(checkpoint)
     template = read_chat_template(checkpoint)
@@ -26,5 +27,8 @@ def detect_reasoning(checkpoint: Path) -> Reasoning | None:
             opened = template.render([Message("user", "Hello")]).rstrip().endswith(OPEN)
         except InvalidRequest:
             opened = False
+    control = {token.content for token in tokenizer.get_added_tokens_decoder().values() if token.special}
+    if CLOSE in control:
+        return None
     known = tokenizer.token_to_id(OPEN) is not None and tokenizer.token_to_id(CLOSE) is not None
     return Reasoning(open=OPEN, close=CLOSE, opened_by_template=opened) if opened or known else None

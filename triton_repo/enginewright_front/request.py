@@ -23,13 +23,15 @@ _SAMPLERS = ("top_k", "top_p", "min_p")
 class GenerateRequest:
     """What one caller asked for. Exactly one of `text` and `messages` is given.
 
-    max_tokens: None when the caller left it to the server. echo: text_output begins with `text`.
+    max_tokens: None when the caller left it to the server. max_reasoning_tokens: None is no limit.
+    echo: text_output begins with `text`.
     return_*: None when the caller did not say.
     """
 
     text: str | None
     messages: tuple[Message, ...] | None
     max_tokens: int | None
+    max_reasoning_tokens: int | None
     sampling: Sampling
     stop_words: tuple[str, ...]
     bad_words: tuple[str, ...]
@@ -72,6 +74,7 @@ def parse_request(
         text=text_input,
         messages=None if messages is None else parse_messages(cast(str, messages)),
         max_tokens=max_tokens,
+        max_reasoning_tokens=cast("int | None", given.get("max_reasoning_tokens")),
         sampling=_sampling(given, defaults),
         stop_words=_words(given, "stop_words"),
         bad_words=_words(given, "bad_words"),
