@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
-import select
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from enginewright_client import (
-    ConnectError,
-    RequestError,
-    RequestTimeout,
-    SamplingParams,
-    ServerOverloaded,
-    TritonClient,
-)
+from enginewright_client import TritonClient
 from enginewright_errors import StageFailed, UsageError
 
-from enginewright_serve import keeper
 from enginewright_serve.command_line import Listeners, make_backends, server_command, server_environment
-from enginewright_serve.failure_reason import failure_reason
+from enginewright_serve.first_token import NoToken, wait_for_token
 from enginewright_serve.ports import choose_ports
+from enginewright_serve.process import TritonProcess
 from enginewright_serve.repository import MODEL, check_repository
 from enginewright_serve.triton_binary import find_triton
 
 __all__ = ["TritonServer"]
 
-_TICK = 0.05
 _GRACE = 5.0  # seconds beyond its exit timeout before Triton is killed
 
 
@@ -76,9 +61,8 @@ class TritonServer:
         self._ready_timeout = ready_timeout
         self._exit_timeout = exit_timeout
         self._listeners: Listeners | None = None
-        self._keeper: subprocess.Popen[bytes] | None = None
+        self._process: TritonProcess | None = None
         self._folder: Path | None = None  # made by start(), removed by stop()
-        self._said = b""
         self._failed = False
 
     @property
@@ -105,8 +89,7 @@ class TritonServer:
     @property
     def pid(self) -> int | None:
         """The process id of tritonserver, once it was started."""
-        first = self._said.split()
-        return int(first[0]) if first else None
+        return None if self._process is None else self._process.pid
 
     def start(self) -> None:
         """Start the server and return when a token has been generated.
@@ -114,12 +97,12 @@ class TritonServer:
         Raises UsageError for a repository, port or host that cannot be served, StageFailed when the server
         or a model does not start. Nothing is left behind then, or when it is interrupted, but the log.
         """
-        if self._keeper is not None:
+        if self._process is not None:
             raise UsageError("the server was started already", code="already-started", hint="stop it first")
         check_repository(self._repository)
         binary = find_triton(self._executable)
         self._listeners = Listeners(self._host, *choose_ports(self._host, self._ports))
-        self._said, self._failed = b"", False
+        self._failed = False
         self._folder = Path(tempfile.mkdtemp(prefix="enginewright-serve-"))
         try:
             self._open_log()
@@ -131,17 +114,25 @@ class TritonServer:
                 shared_memory_prefix=self._prefix,
                 exit_timeout=self._exit_timeout,
             )
-            self._keeper = self._start_keeper(command, server_environment(binary, os.environ, self._threads))
-            self._wait_until_ready(time.monotonic() + self._ready_timeout)
+            self._process = TritonProcess(
+                command,
+                server_environment(binary, os.environ, self._threads),
+                log=self.log,
+                folder=self._private,
+                prefix=self._prefix,
+                grace=self._exit_timeout + _GRACE,
+            )
+            self._wait_until_ready(self._process)
         except BaseException:
             self.stop(kill=True)  # it serves nobody yet
             raise
 
     def wait(self) -> None:
         """Return when the server has ended, which it does by itself only by failing: raises StageFailed."""
-        while not self._ended(1.0):
+        process = self._process
+        while process is not None and not process.ended(1.0):
             pass
-        raise self._failure("the server ended", self._reason())
+        raise self._failure("the server ended", process.reason() if process is not None else "")
 
     def stop(self, *, kill: bool = False) -> None:
         """End the server and everything it started.
@@ -149,17 +140,9 @@ class TritonServer:
         Running requests have the exit timeout to end; with `kill` they are cut off. Without effect on a
         server that is not running. Interrupted, it may be called again.
         """
-        process = self._keeper
-        if process is not None and process.stdin is not None and process.stdout is not None:
-            with suppress(BrokenPipeError):  # the keeper has ended
-                os.write(process.stdin.fileno(), b"k" if kill else b"t")
-            process.wait()
-            process.stdin.close()
-            process.stdout.close()
-            if process.returncode != 0:  # the keeper itself was killed
-                keeper.end_stubs(self._prefix)
-                keeper.remove_shared_memory(self._prefix)
-            self._keeper = None
+        if self._process is not None:
+            self._process.stop(kill=kill)
+            self._process = None
         if self._folder is not None:
             kept = self._failed and self._log is None
             folder = self._folder / "backends" if kept else self._folder
@@ -207,66 +190,14 @@ class TritonServer:
                 hint="change --log-file",
             ) from None
 
-    def _start_keeper(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        orders = {
-            "command": command,
-            "log": str(self.log),
-            "folder": str(self._private),
-            "prefix": self._prefix,
-            "grace": self._exit_timeout + _GRACE,
-        }
-        return subprocess.Popen(
-            [sys.executable, "-I", keeper.__file__, json.dumps(orders)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            start_new_session=True,  # a Ctrl-C in the terminal is for us, who then end the server in order
-        )
-
-    def _wait_until_ready(self, deadline: float) -> None:
+    def _wait_until_ready(self, process: TritonProcess) -> None:
         with TritonClient(self.grpc_address, model=MODEL) as client:
-            while not self._ended(_TICK):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    raise self._failure(f"the server generated no token within {self._ready_timeout:g} s")
-                if not self._listening():
-                    continue
-                try:
-                    client.generate("Hello", SamplingParams(max_tokens=1, temperature=0.0), timeout=left)
-                except (ConnectError, RequestTimeout, ServerOverloaded):
-                    continue
-                except RequestError as error:
-                    raise self._failure(
-                        f"the server started but generates nothing: {error.message}"
-                    ) from error
-                return
-        raise self._failure("the server did not start", self._reason())
-
-    def _listening(self) -> bool:
-        host, _, port = self.grpc_address.rpartition(":")
-        with suppress(OSError), socket.create_connection((host, int(port)), timeout=1.0):
-            return True
-        return False
-
-    def _ended(self, seconds: float) -> bool:
-        """Whether the server has ended; waits up to `seconds` for it."""
-        if self._keeper is None or self._keeper.stdout is None:
-            return True
-        out = self._keeper.stdout.fileno()
-        if select.select([out], [], [], seconds)[0]:
-            piece = os.read(out, 64)
-            self._said += piece
-            return not piece or self._said.count(b"\n") > 1
-        return False
-
-    def _reason(self) -> str:
-        """Why the server ended, as its log or its exit code tells."""
-        said = self._said.split()
-        reason = failure_reason(self.log.read_bytes())
-        if not reason and len(said) > 1:
-            code = int(said[1])
-            reason = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        return reason
+            try:
+                if wait_for_token(client, self.grpc_address, process.ended, seconds=self._ready_timeout):
+                    return
+            except NoToken as error:
+                raise self._failure(str(error)) from error
+        raise self._failure("the server did not start", process.reason())
 
     def _failure(self, what: str, reason: str = "") -> StageFailed:
         self._failed = True
