@@ -11,8 +11,8 @@ would kill the server as soon as the *thread* that started it ends, and would le
 
 Run as a file by `python -I keeper.py`, so it imports nothing but the standard library.
 Standard input: a line of JSON with its orders: command, log (a file), prefix (of shared memory), grace
-(seconds to exit in), folder (removed when the starter is gone), secrets (parts of the command to wipe from the
-process table). Then `t` or its end asks the server to exit, `k` kills it.
+(seconds to exit in), folder (removed when the starter is gone), secrets (parts of the command to wipe from
+the process table). Then `t` or its end asks the server to exit, `k` kills it.
 Standard output: the server's pid, at its end its return code as `subprocess` gives it.
 """
 

@@ -16,6 +16,8 @@ from enginewright_serve.failure_reason import failure_reason
 
 __all__ = ["TritonProcess"]
 
+_KEEPER_SECONDS = 2.0  # from the end of tritonserver to its keeper's word, once it has ended what is left
+
 
 class TritonProcess:
     """Runs `command`; everything it starts ends with it.
@@ -39,7 +41,7 @@ class TritonProcess:
         self._log, self._prefix = log, prefix
         self._log_start = log.stat().st_size
         self._said = b""
-        self._models: dict[int, int] = {}  # pidfd: pid
+        self._watched: dict[int, int] = {}  # pidfd: pid
         orders = {
             "command": list(command),
             "log": str(log),
@@ -65,9 +67,10 @@ class TritonProcess:
 
     def watch_models(self) -> None:
         """From now on `trouble` notices the end of a model process, which Triton itself does not act on."""
-        for pid in keeper.model_processes(self._prefix):
-            with suppress(OSError):
-                self._models[os.pidfd_open(pid)] = pid
+        for pid in (self.pid, *keeper.model_processes(self._prefix)):
+            if pid is not None:
+                with suppress(OSError):
+                    self._watched[os.pidfd_open(pid)] = pid
 
     def ended(self, seconds: float) -> bool:
         """Whether tritonserver has ended; waits up to `seconds` for it."""
@@ -90,13 +93,14 @@ class TritonProcess:
             return "the server does not run"
         out = self._keeper.stdout.fileno()
         poll = select.poll()
-        for descriptor in (out, *self._models):
+        for descriptor in (out, *self._watched):
             poll.register(descriptor, select.POLLIN)
         signs = [descriptor for descriptor, _ in poll.poll(seconds * 1000)]
-        if out in signs and self.ended(0.0):
+        dead = {self._watched[descriptor] for descriptor in signs if descriptor != out}
+        # A model process ends with Triton: then Triton is the reason, and its keeper is about to say so.
+        if (out in signs or self.pid in dead) and self.ended(_KEEPER_SECONDS):
             return f"the server ended: {self.reason()}"
-        dead = [self._models[descriptor] for descriptor in signs if descriptor != out]
-        return f"the model process {dead[0]} ended" if dead else None
+        return f"the model process {min(dead)} ended" if dead else None
 
     def reason(self) -> str:
         """Why the server ended, as its log or its exit code tells."""
@@ -122,9 +126,9 @@ class TritonProcess:
         if process.returncode != 0:  # the keeper itself was killed
             keeper.end_models(self._prefix)
             keeper.remove_shared_memory(self._prefix)
-        for descriptor in self._models:
+        for descriptor in self._watched:
             os.close(descriptor)
-        self._models.clear()
+        self._watched.clear()
         self._keeper = None
 
     def _tell(self, order: bytes) -> None:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -17,15 +13,15 @@ from enginewright_errors import StageFailed, UsageError
 
 from enginewright_serve.access import Access
 from enginewright_serve.command_line import Listeners, make_backends, server_command, server_environment
+from enginewright_serve.first_token import NoToken, wait_for_token
 from enginewright_serve.ports import choose_ports
-from enginewright_serve.probe import Probe, ProbeResult
+from enginewright_serve.probe import Probe
 from enginewright_serve.process import TritonProcess
 from enginewright_serve.repository import MODEL, check_repository
 from enginewright_serve.triton_binary import TritonBinary, find_triton
 
 __all__ = ["TritonServer"]
 
-_TICK = 0.05
 _GRACE = 5.0  # seconds beyond its exit timeout before Triton is killed
 
 
@@ -81,6 +77,11 @@ class TritonServer:
         self._failed = False
         # The front keeps what carries it out of the metrics, so it must not be guessed.
         self._probe_id = f"probe-{secrets.token_hex(16)}"
+
+    @property
+    def host(self) -> str:
+        """The address it listens at."""
+        return self._host
 
     @property
     def grpc_address(self) -> str:
@@ -245,48 +246,16 @@ class TritonServer:
         self._process.watch_models()
 
     def _wait_until_ready(self, process: TritonProcess) -> None:
-        deadline = time.monotonic() + self._ready_timeout
-        while not process.ended(_TICK):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise self.failure(f"the server generated no token within {self._ready_timeout:g} s")
-            if not self._listening():
-                continue
-            result = self._ask_once(process, left)
-            if result.outcome == "works":
+        try:
+            if wait_for_token(
+                self.open_probe, self.grpc_address, process.trouble, seconds=self._ready_timeout
+            ):
                 return
-            if result.outcome in ("fails", "stalled"):
-                raise self.failure(f"the server started but generates nothing: {_first_part(result)}")
+        except NoToken as error:
+            raise self.failure(str(error)) from error
         reason = process.reason()
         raise self.failure(f"the server did not start: {reason}" if reason else "the server did not start")
-
-    def _ask_once(self, process: TritonProcess, seconds: float) -> ProbeResult:
-        """The probe's result; cut short when the server ends meanwhile."""
-        probe = self.open_probe()
-        try:
-            with ThreadPoolExecutor(1, "probe") as thread:
-                asked = thread.submit(probe.ask, seconds)
-                try:
-                    while not asked.done() and not process.trouble(_TICK):
-                        pass
-                finally:
-                    if not asked.done():
-                        probe.close()
-                return asked.result()
-        finally:
-            probe.close()
-
-    def _listening(self) -> bool:
-        host, _, port = self.grpc_address.rpartition(":")
-        with suppress(OSError), socket.create_connection((host, int(port)), timeout=1.0):
-            return True
-        return False
 
 
 def _address(host: str, port: int) -> str:
     return f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-
-
-def _first_part(result: ProbeResult) -> str:
-    """A front's message without its hint and code, which are for users."""
-    return result.message.rpartition(" [")[0].rpartition("; ")[0] or result.message

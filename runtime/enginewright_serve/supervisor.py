@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -50,17 +51,23 @@ class Supervisor:
         self._report = report
         self._policy = policy or SupervisorPolicy()
         self._restarts: deque[float] = deque()
+        self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Never returns. Raises StageFailed when the server fails too often."""
-        while True:
-            self._restart(self._wait_for_trouble())
+        """Until `stop`, or until an exception: StageFailed when the server fails too often."""
+        while not self._stopping.is_set():
+            if trouble := self._wait_for_trouble():
+                self._restart(trouble)
 
-    def _wait_for_trouble(self) -> str:
+    def stop(self) -> None:
+        """Let `run` return, from any thread. The server goes on, unsupervised."""
+        self._stopping.set()
+
+    def _wait_for_trouble(self) -> str | None:
         address = self._server.metrics_address
         health = HealthCheck(self._server.open_probe(), lambda: last_report(address), self._policy.health)
         try:
-            while health.verdict is None:
+            while health.verdict is None and not self._stopping.is_set():
                 if trouble := self._server.trouble(_TICK):
                     return trouble
             return health.verdict
@@ -69,17 +76,17 @@ class Supervisor:
 
     def _restart(self, reason: str) -> None:
         """Until it works again."""
-        while True:
+        while not self._stopping.is_set():
             self._pause(reason)
-            self._restarts.append(time.monotonic())
             started = time.monotonic()
+            self._restarts.append(started)
             try:
                 self._server.restart()
             except StageFailed as error:
                 reason = error.message
-                continue
-            self._report(f"restarted in {time.monotonic() - started:.1f} s: {reason}")
-            return
+            else:
+                self._report(f"restarted in {time.monotonic() - started:.1f} s: {reason}")
+                return
 
     def _pause(self, reason: str) -> None:
         policy = self._policy
@@ -91,4 +98,4 @@ class Supervisor:
                 f"the server failed again after {count} restarts in {policy.window_seconds:g} s: {reason}"
             )
         if count:
-            time.sleep(min(policy.pause_seconds * 2 ** (count - 1), policy.most_pause_seconds))
+            self._stopping.wait(min(policy.pause_seconds * 2 ** (count - 1), policy.most_pause_seconds))

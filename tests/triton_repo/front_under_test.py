@@ -17,6 +17,7 @@ from enginewright_front.metrics import Metrics
 from enginewright_front.preparation import Preparation
 from enginewright_front.prompt import PromptEncoder
 from enginewright_front.scripted_backend import ScriptedBackend
+from enginewright_front.serve_settings import ServeSettings
 from enginewright_front.wire import INPUT
 
 DTYPES = {
@@ -103,6 +104,7 @@ class FrontUnderTest:
             config.limits,
             Metrics(family),
             self.log.append,
+            ServeSettings(),
         )
 
     def ask(self, request_id: str = "", parameters: str = "", **values: Any) -> Caller:

@@ -28,6 +28,7 @@ from enginewright_front.metrics import Metrics, RequestOutcome
 from enginewright_front.preparation import Preparation
 from enginewright_front.refusal import InvalidRequest
 from enginewright_front.request import check_sizes
+from enginewright_front.serve_settings import ServeSettings
 from enginewright_front.session import Session
 from enginewright_front.watch import Watch
 from enginewright_front.wire import INPUT
@@ -44,6 +45,7 @@ class Dispatcher:
         limits: FrontLimits,
         metrics: Metrics,
         log: Callable[[str], None],
+        settings: ServeSettings,
     ) -> None:
         self._preparation = preparation
         self._table = table
@@ -51,6 +53,7 @@ class Dispatcher:
         self._limits = limits
         self._metrics = metrics
         self._log = log
+        self._settings = settings
         self._places = backend.limits.slots + limits.max_queue
         self._entries: set[Entry] = set()
         self._lock = threading.Lock()
@@ -196,6 +199,8 @@ class Dispatcher:
             outcome != "completed" or (session and session.wants_engine_stopped)
         ):
             entry.handle.cancel()
+        if entry.request_id == self._settings.probe_id != "":
+            return
         self._metrics.finished(outcome)
         if session is not None and session.num_output_tokens:
             self._metrics.generated(

@@ -7,6 +7,7 @@ the server (about 10 microseconds, more under load), so nothing here is called o
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any, Literal
 
 from enginewright_front.backend import EngineStats
@@ -42,6 +43,9 @@ class Metrics:
         self._kv_used = make("kv_cache_used_ratio", family.GAUGE, "Share of the KV cache in use").Metric(
             labels={}
         )
+        self._report = make(
+            "report_timestamp_seconds", family.GAUGE, "When the load was last reported; moves under requests"
+        ).Metric(labels={})
         self._first_token = make(
             "time_to_first_token_seconds", family.HISTOGRAM, "From the request's arrival to its first token"
         ).Metric(labels={}, buckets=_FIRST_TOKEN_SECONDS)
@@ -71,5 +75,6 @@ class Metrics:
         with self._lock:
             self._active.set(stats.active)
             self._waiting.set(stats.waiting)
+            self._report.set(time.time())
             if stats.kv_used is not None:
                 self._kv_used.set(stats.kv_used)

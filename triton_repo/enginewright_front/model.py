@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from enginewright_front.onnx_backend import OnnxBackend
 from enginewright_front.preparation import Preparation
 from enginewright_front.prompt import PromptEncoder
 from enginewright_front.refusal import wire_message
+from enginewright_front.serve_settings import read_serve_settings
 from enginewright_front.triton_sink import TritonSink
 
 # Python's 5 ms is longer than a decode step of a small model, and the engine's thread would wait for it.
@@ -46,6 +48,7 @@ class TritonPythonModel:
             config.limits,
             Metrics(pb_utils.MetricFamily),
             pb_utils.Logger.log_error,
+            read_serve_settings(os.environ),
         )
 
     def open_backend(self, folder: Path, config: FrontConfig) -> EngineBackend:
