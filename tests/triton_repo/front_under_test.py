@@ -28,6 +28,7 @@ DTYPES = {
     "TYPE_BOOL": np.bool_,
 }
 WAIT_SECONDS = 20.0
+PROBE_ID = "the supervisor's"
 
 
 def wire_tensors(values: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -104,7 +105,7 @@ class FrontUnderTest:
             config.limits,
             Metrics(family),
             self.log.append,
-            ServeSettings(),
+            ServeSettings(probe_id=PROBE_ID, log_requests=False),
         )
 
     def ask(self, request_id: str = "", parameters: str = "", **values: Any) -> Caller:

@@ -33,6 +33,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load what lies beside model.py. Raises TritonModelException with one line: what is wrong."""
         sys.setswitchinterval(_SWITCH_SECONDS)
+        settings = read_serve_settings(os.environ)
         folder = Path(args["model_repository"]) / args["model_version"]
         try:
             config = read_front_config(folder / "front.json")
@@ -46,9 +47,9 @@ class TritonPythonModel:
             table,
             backend,
             config.limits,
-            Metrics(pb_utils.MetricFamily),
+            Metrics(pb_utils.MetricFamily, restarts=settings.restarts),
             pb_utils.Logger.log_error,
-            read_serve_settings(os.environ),
+            settings,
         )
 
     def open_backend(self, folder: Path, config: FrontConfig) -> EngineBackend:
