@@ -8,7 +8,8 @@ with TritonServer(Path("out/smollm2")) as server:
 
 from __future__ import annotations
 
+from enginewright_serve.external_server import Command, ExternalServer
 from enginewright_serve.server import TritonServer
 from enginewright_serve.triton_binary import TritonBinary, find_triton
 
-__all__ = ["TritonBinary", "TritonServer", "find_triton"]
+__all__ = ["Command", "ExternalServer", "TritonBinary", "TritonServer", "find_triton"]

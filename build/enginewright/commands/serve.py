@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from enginewright_errors import UsageError
 
 from enginewright.interrupt import Interrupted, interruptible
 from enginewright.units import format_seconds
 
 if TYPE_CHECKING:
-    from enginewright_serve import TritonServer
+    from enginewright_serve import ExternalServer, TritonServer
 
 __all__ = ["serve"]
+
+_GPUS = "TensorRT-LLM engines"
 
 
 def serve(
@@ -32,29 +36,68 @@ def serve(
     log_file: Annotated[
         Path | None, typer.Option("--log-file", help="Where the server's output goes, and stays.")
     ] = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            "--gpus", metavar="0,1,...", help="Which GPUs [default: the first].", rich_help_panel=_GPUS
+        ),
+    ] = None,
+    container: Annotated[
+        bool,
+        typer.Option(
+            "--container", help="docker run, even where tritonserver is installed.", rich_help_panel=_GPUS
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the command line, run nothing.", rich_help_panel=_GPUS)
+    ] = False,
 ) -> None:
     """Serve a repository with Triton; it is up when this command says so, which is after a generated token.
 
     Ctrl-C and SIGTERM stop it: running requests have 10 seconds to end, a second Ctrl-C ends them at once.
-    Exit codes: 130 and 143 when stopped, 2 for a repository or port that cannot be served, 4 when the server
-    does not start or dies.
+    TensorRT-LLM engines are served by mpirun where a tritonserver with their backend is installed, that is in
+    NVIDIA's image, and else in that image by docker. GPUs, driver, architecture and versions are held against
+    the manifest first.
+
+    Exit codes: 130 and 143 when stopped, 2 for a repository or port that cannot be served, 3 for too few GPUs
+    or too little memory on them, 4 when the server does not start or dies.
 
     \b
     Examples:
         enginewright serve models/smollm2-135m-int4-awq
         enginewright serve models/mine --grpc-port 9001 --metrics-port 9002 --threads 4
+        enginewright serve models/qwq-32b-fp8-tp2 --gpus 2,3
+        enginewright serve models/qwq-32b-fp8-tp2 --container --dry-run
     """
     from enginewright_serve import TritonServer
 
-    server = TritonServer(
-        repository,
-        host=host,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
-        http_port=http_port,
-        threads=threads,
-        log=log_file,
-    )
+    from enginewright.gpu_indices import gpu_indices
+    from enginewright.trtllm_repository import repository_target
+
+    server: TritonServer | ExternalServer
+    if repository_target(repository) == "trtllm":
+        from enginewright.commands import serve_trtllm
+
+        _refuse({"--http-port": http_port, "--threads": threads}, "is for ONNX engines, on a CPU")
+        serving = serve_trtllm.TrtllmServing(
+            host, grpc_port, metrics_port, gpu_indices(gpus), container=container, log=log_file
+        )
+        if dry_run:
+            print("\n".join(serve_trtllm.dry_run(repository, serving)))
+            return
+        server = serve_trtllm.trtllm_server(repository, serving)
+    else:
+        given = {"--gpus": gpus, "--container": container or None, "--dry-run": dry_run or None}
+        _refuse(given, "is for TensorRT-LLM engines")
+        server = TritonServer(
+            repository,
+            host=host,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            http_port=http_port,
+            threads=threads,
+            log=log_file,
+        )
     try:
         # Should it take too long, we may leave at once: what ends Triton when we are gone cleans up, too.
         with interruptible(clean=lambda: None):
@@ -69,7 +112,13 @@ def serve(
         server.stop(kill=True)
 
 
-def _announce(server: TritonServer, repository: Path, host: str, seconds: float) -> None:
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(f"{option} {why}", code="option-of-other-target", hint="leave it out")
+
+
+def _announce(server: TritonServer | ExternalServer, repository: Path, host: str, seconds: float) -> None:
     print(f"serving {repository}, ready in {format_seconds(seconds)} (pid {server.pid})")
     print(f"  gRPC     {server.grpc_address}")
     print(f"  metrics  http://{server.metrics_address}/metrics")
@@ -89,7 +138,7 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _stop(server: TritonServer) -> None:
+def _stop(server: TritonServer | ExternalServer) -> None:
     """Let running requests end, unless Ctrl-C comes again."""
     start = time.monotonic()
     print("\nstopping; Ctrl-C again ends running requests at once", flush=True)
