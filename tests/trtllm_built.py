@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,15 @@ FAKE_LLM = Path(__file__).parent / "runtime" / "fake_llm.py"
 # Its engine must be where its config says, as the C++ backend would have it.
 CPP_MODEL = """
 import json
+import os
 from pathlib import Path
 
 
 class TritonPythonModel:
     def initialize(self, args):
         path = json.loads(args["model_config"])["parameters"]["gpt_model_path"]["string_value"]
+        if "STAND_IN_MOUNT" in os.environ:
+            path = path.replace("/models", os.environ["STAND_IN_MOUNT"], 1)
         if not (Path(path) / "rank0.engine").is_file():
             raise ValueError(f"[TensorRT-LLM][ERROR] Assertion failed: no engine at {path}")
 
@@ -83,11 +87,13 @@ def write_built(
         (model / "1" / "model.py").write_text(CPP_MODEL)
         (model / "config.pbtxt").write_text(CPP_CONFIG.format(name=model.name))
     record = {**H100, "world_size": target.world_size} if facts is None else facts
-    write_built_manifest(folder, loaded.model_dump(), record)
+    write_built_manifest(folder, loaded.model_dump(), record, [item.name for item in target.variants])
     return folder
 
 
-def write_built_manifest(folder: Path, recipe: dict[str, Any], facts: dict[str, Any]) -> None:
+def write_built_manifest(
+    folder: Path, recipe: dict[str, Any], facts: dict[str, Any], variants: Sequence[str] = ("native",)
+) -> None:
     """manifest.json with the files that lie in `folder`."""
     files = {
         str(path.relative_to(folder)): {
@@ -102,6 +108,6 @@ def write_built_manifest(folder: Path, recipe: dict[str, Any], facts: dict[str, 
         "name": recipe["name"],
         "target": "trtllm",
         "recipe": recipe,
-        "chain": {"compile": {"facts": facts}, "package": {"files": files}},
+        "chain": {**{f"compile-{name}": {"facts": facts} for name in variants}, "package": {"files": files}},
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))

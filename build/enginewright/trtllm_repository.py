@@ -25,8 +25,8 @@ _CONFIG = Path("llm", "1", "checkpoint", "config.json")
 
 @dataclass(frozen=True, slots=True)
 class TrtllmRepository:
-    """folder: absolute. engine: what the compile stage recorded: tensorrt_llm, tensorrt, sm, world_size and
-    gpu_memory_mib, as far as it knew."""
+    """folder: absolute. engine: what the compile stages recorded: tensorrt_llm, tensorrt, sm, world_size and
+    gpu_memory_mib, as far as they knew."""
 
     name: str
     folder: Path
@@ -63,8 +63,7 @@ def read_trtllm_repository(folder: Path) -> TrtllmRepository:
             hint=f"enginewright serve {folder} serves it on this machine",
         )
     manifest = read_json_object(folder / MANIFEST, limit=_LIMIT)
-    chain = manifest.get("chain", {})
-    if "compile" not in chain or "package" not in chain:
+    if "package" not in manifest.get("chain", {}):
         raise UsageError(
             f"the engines of {folder} are not compiled yet",
             code="not-compiled",
@@ -72,7 +71,7 @@ def read_trtllm_repository(folder: Path) -> TrtllmRepository:
         )
     try:
         recipe = TrtllmRecipe.model_validate(manifest["recipe"])
-        engine = dict(chain["compile"].get("facts", {}))
+        engine = _engine(manifest["chain"])
     except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
         raise UsageError(
             f"{folder / MANIFEST} does not describe a build of this version: {type(error).__name__}",
@@ -80,3 +79,11 @@ def read_trtllm_repository(folder: Path) -> TrtllmRepository:
             hint="build it again, or serve it with the version of enginewright that built it",
         ) from error
     return TrtllmRepository(recipe.name, folder.resolve(), trtllm_target(recipe), engine)
+
+
+def _engine(chain: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of the stages `compile-VARIANT`, which differ in memory at most: the larger one is needed."""
+    records = [dict(link["facts"]) for stage, link in chain.items() if stage.startswith("compile")]
+    memory = [record["gpu_memory_mib"] for record in records if record.get("gpu_memory_mib")]
+    merged = {name: value for record in records for name, value in record.items()}
+    return merged | ({"gpu_memory_mib": max(memory)} if memory else {})

@@ -25,8 +25,8 @@ class DeployOptions:
     of the host's, any when empty.
     For Kubernetes: namespace, monitoring_namespace: where the server and where Prometheus runs. claim: the
     PersistentVolumeClaim that holds the repository. replicas, max_replicas: bounds of the autoscaler; compose
-    starts `replicas`. waiting: requests that wait for a place, a replica, above which one is added. cpu: cores
-    a replica. kubectl_image: an image with sh and kubectl, for several nodes only.
+    starts `replicas`. waiting: requests that wait for a place, a replica, above which one is added. cpu: of
+    a replica, cores. kubectl_image: an image with sh and kubectl, for several nodes only.
     """
 
     name: str = "llm"

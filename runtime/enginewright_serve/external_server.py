@@ -48,7 +48,7 @@ class Command:
 class ExternalServer:
     """Runs what `command` gives from `start()` to `stop()`.
 
-    command: called with a new private folder, whose name begins the names of the server's shared memory.
+    command: called with a new private folder; its name and "_" begin the names of the server's shared memory.
     grpc_address, metrics_address, http_address: where it will answer. log: where the output goes, by default
     a temporary file that is kept only when the server fails. ready_timeout: seconds to the first generated
     token. exit_timeout: seconds that the server gives running requests when it is stopped.
@@ -105,7 +105,7 @@ class ExternalServer:
                 {**os.environ, **self._command.environment},
                 log=self.log,
                 folder=self._private,
-                prefix=self._private.name,
+                prefix=f"{self._private.name}_",
                 grace=self._exit_timeout + _GRACE,
             )
             self._wait_until_ready(self._process)
@@ -174,7 +174,7 @@ class ExternalServer:
 
     def _end_leader(self, process: TritonProcess) -> None:
         """Ask rank 0 to end, and wait for the rest; without effect where the server is the command itself."""
-        leader = _leader(self._private.name)
+        leader = _leader(f"{self._private.name}_")
         if leader is None or leader == process.pid:
             return
         with suppress(ProcessLookupError):

@@ -10,7 +10,6 @@ _TAIL_BYTES = 2**20
 # The first that matches speaks. Triton's own line only repeats that a model failed.
 _REASONS = (
     re.compile(r"^docker: (?:Error response from daemon: )?(?P<reason>.+)", re.MULTILINE),
-    re.compile(r"(?P<reason>CUDA driver version is insufficient[^\n]*)"),
     re.compile(
         r"\[TensorRT-LLM\]\[ERROR\] (?:\d+: )?(?P<reason>[^\n]*(?:Version tag|compute \d|out of memory).*)"
     ),

@@ -55,7 +55,7 @@ def trtllm_server(folder: Path, serving: TrtllmServing) -> ExternalServer:
         if in_container:
             return _docker(repository, serving, name=private.name)
         placed = place_repository(repository.folder, private / "models")
-        return _native(repository, serving, placed, free[2], private.name)
+        return _native(repository, serving, placed, free[2], f"{private.name}_")
 
     server = ExternalServer(
         command,
