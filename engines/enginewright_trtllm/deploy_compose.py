@@ -22,9 +22,10 @@ _PROBE_SECONDS = 30
 
 def write_compose(folder: Path, target: TrtllmTarget, dims: ModelDims, options: DeployOptions) -> Path:
     """Write `folder/compose.yaml` and return its path."""
+    text = yaml.safe_dump(compose_file(target, dims, options), sort_keys=False)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "compose.yaml"
-    path.write_text(yaml.safe_dump(compose_file(target, dims, options), sort_keys=False), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return path
 
 
