@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enginewright_errors import UsageError
 
 from enginewright_trtllm.build_command import build_command
-from enginewright_trtllm.launch import Launch, Ports, launch_server
+from enginewright_trtllm.launch import Launch, Ports, ServerFlags, launch_server
 from enginewright_trtllm.target import TrtllmTarget, Variant
 from enginewright_trtllm.versions import container_image
 
@@ -59,11 +59,15 @@ def serve_container(
     name: str = "enginewright",
     gpus: Sequence[int] = (),
     host: str = "127.0.0.1",
+    metrics_host: str = "127.0.0.1",
+    flags: ServerFlags | None = None,
+    inherited: Sequence[str] = (),
 ) -> list[str]:
     """`docker run` of the server. repository: the packaged model repository on the host. gpus: which of the
-    host's, any when empty. host: the address of the host at which its ports are published."""
+    host's, any when empty. host, metrics_host: the host's addresses at which its ports are published.
+    inherited: variables of docker's own environment that the server gets."""
     ports = ports or Ports()
-    launch = launch_server(target, repository=MODELS, ports=ports)
+    launch = launch_server(target, repository=MODELS, ports=ports, flags=flags or ServerFlags())
     return docker_run(
         container_image(target.container),
         launch,
@@ -71,7 +75,8 @@ def serve_container(
         gpus=gpus or target.gpu_count,
         user=SERVER_USER,
         shm=shm_gib(target),
-        publish=(f"{host}:{ports.grpc}:{ports.grpc}", f"{host}:{ports.metrics}:{ports.metrics}"),
+        publish=(f"{host}:{ports.grpc}:{ports.grpc}", f"{metrics_host}:{ports.metrics}:{ports.metrics}"),
+        inherited=inherited,
         name=name,
     )
 
@@ -91,6 +96,7 @@ def docker_run(
     shm: int,
     network: str | None = None,
     publish: Sequence[str] = (),
+    inherited: Sequence[str] = (),
     name: str | None = None,
 ) -> list[str]:
     """A hardened `docker run` as an argument list. gpus: how many, or which. publish: ports, as
@@ -106,6 +112,7 @@ def docker_run(
         *(("--network", network) if network else ()),
         *(part for port in publish for part in ("--publish", port)),
         *(part for key, value in _environment(launch.env) for part in ("--env", f"{key}={value}")),
+        *(part for variable in inherited for part in ("--env", variable)),
         *(part for mount in mounts for part in ("--mount", _mount(mount))),
         image,
         *launch.argv,

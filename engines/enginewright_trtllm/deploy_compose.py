@@ -78,7 +78,10 @@ def _service(
         "mem_limit": f"{host_memory_gib(target, dims, shm)}g",
         "pids_limit": 4096,
         "ulimits": {"memlock": -1, "stack": 67_108_864},
-        "ports": [f"{options.host}:{port + port_offset}:{port}" for port in (ports.grpc, ports.metrics)],
+        "ports": [
+            f"{host}:{port + port_offset}:{port}"
+            for host, port in ((options.host, ports.grpc), (options.metrics_host, ports.metrics))
+        ],
         "volumes": [
             {"type": "bind", "source": _literal(options.repository), "target": MODELS, "read_only": True}
         ],

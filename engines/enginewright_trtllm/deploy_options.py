@@ -21,8 +21,8 @@ scratch_gib = 8
 class DeployOptions:
     """name: of the service and of everything that belongs to it.
 
-    For compose: repository, a folder of the host; host, the address at which ports are published; gpus, which
-    of the host's, any when empty.
+    For compose: repository, a folder of the host; host, metrics_host, the addresses at which ports are
+    published; gpus, which of the host's, any when empty.
     For Kubernetes: namespace, monitoring_namespace: where the server and where Prometheus runs. claim: the
     PersistentVolumeClaim that holds the repository. replicas, max_replicas: bounds of the autoscaler; compose
     starts `replicas`. waiting: requests that wait for a place, a replica, above which one is added. cpu: of
@@ -32,6 +32,7 @@ class DeployOptions:
     name: str = "llm"
     repository: str = "./repository"
     host: str = "127.0.0.1"
+    metrics_host: str = "127.0.0.1"
     gpus: tuple[int, ...] = ()
     namespace: str = "default"
     monitoring_namespace: str = "monitoring"

@@ -16,18 +16,16 @@ from enginewright_errors import UsageError
 from enginewright_trtllm.target import TrtllmTarget
 
 __all__ = [
-    "EXIT_TIMEOUT",
     "Launch",
     "Ports",
     "RemoteRanks",
+    "ServerFlags",
     "launch_server",
     "leader_command",
     "make_ports",
     "mpi_environment",
 ]
 
-# Seconds that Triton gives running requests when it is stopped.
-EXIT_TIMEOUT = 60
 # Open MPI 4 sleeps so long before it passes SIGTERM on, and again before SIGKILL. Its own second would cut
 # running requests off; Triton's exit timeout would be waited for twice, whether anything runs or not.
 _MPI_TERM_SECONDS = 10
@@ -69,6 +67,18 @@ def make_ports(grpc: int, metrics: int) -> Ports:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerFlags:
+    """shm_prefix: of the names of shared memory; a rank's number follows. exit_timeout: seconds that Triton
+    gives running requests when it is stopped."""
+
+    shm_prefix: str = "prefix"
+    exit_timeout: int = 60
+
+
+_FLAGS = ServerFlags()
+
+
+@dataclass(frozen=True, slots=True)
 class RemoteRanks:
     """Hosts of a leader-mode job over several nodes: mpirun's --host value and its remote shell."""
 
@@ -77,16 +87,15 @@ class RemoteRanks:
 
 
 def launch_server(
-    target: TrtllmTarget, *, repository: str, ports: Ports | None = None, shm_prefix: str = "prefix"
+    target: TrtllmTarget, *, repository: str, ports: Ports | None = None, flags: ServerFlags = _FLAGS
 ) -> Launch:
-    """The command on one node. repository: the absolute path where it runs (a container's mount, usually).
-    shm_prefix: of the names of its shared memory; a rank's number follows."""
+    """The command on one node. repository: the absolute path where it runs (a container's mount, usually)."""
     ports = ports or Ports()
     if len(target.variants) > 1:
-        return _orchestrator(target, repository, ports, shm_prefix)
+        return _orchestrator(target, repository, ports, flags)
     if target.world_size == 1:
-        return Launch(tuple(_tritonserver(repository, ports, shm_prefix, rank=0, models=())))
-    command = leader_command(target, repository=repository, ports=ports, shm_prefix=shm_prefix)
+        return Launch(tuple(_tritonserver(repository, ports, flags, rank=0, models=())))
+    command = leader_command(target, repository=repository, ports=ports, flags=flags)
     return Launch(tuple(command), mpi_environment())
 
 
@@ -95,7 +104,7 @@ def leader_command(
     *,
     repository: str,
     ports: Ports,
-    shm_prefix: str = "prefix",
+    flags: ServerFlags = _FLAGS,
     remote: RemoteRanks | None = None,
 ) -> list[str]:
     """mpirun with one tritonserver a rank. Ranks are laid on the hosts in order, a node's slots first."""
@@ -105,12 +114,12 @@ def leader_command(
         command += ["--mca", "plm_rsh_agent", remote.agent, "--host", remote.hosts]
     for rank in range(target.world_size):
         command += [":"] if rank else []
-        command += ["-n", "1", *_tritonserver(repository, ports, shm_prefix, rank=rank, models=models)]
+        command += ["-n", "1", *_tritonserver(repository, ports, flags, rank=rank, models=models)]
     return command
 
 
-def _orchestrator(target: TrtllmTarget, repository: str, ports: Ports, shm_prefix: str) -> Launch:
-    server = _tritonserver(repository, ports, shm_prefix, rank=0, models=())
+def _orchestrator(target: TrtllmTarget, repository: str, ports: Ports, flags: ServerFlags) -> Launch:
+    server = _tritonserver(repository, ports, flags, rank=0, models=())
     # The spawned workers own the GPUs: the server itself must not keep memory pools on them.
     pools = [f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(target.gpu_count)]
     argv = [
@@ -129,7 +138,7 @@ def _orchestrator(target: TrtllmTarget, repository: str, ports: Ports, shm_prefi
 
 
 def _tritonserver(
-    repository: str, ports: Ports, shm_prefix: str, *, rank: int, models: Sequence[str]
+    repository: str, ports: Ports, flags: ServerFlags, *, rank: int, models: Sequence[str]
 ) -> list[str]:
     control = []
     if rank:
@@ -145,10 +154,10 @@ def _tritonserver(
         f"--metrics-address={ports.metrics_address}",
         *control,
         "--disable-auto-complete-config",
-        f"--backend-config=python,shm-region-prefix-name={shm_prefix}{rank}_",
+        f"--backend-config=python,shm-region-prefix-name={flags.shm_prefix}{rank}_",
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",
-        f"--exit-timeout-secs={EXIT_TIMEOUT}",
+        f"--exit-timeout-secs={flags.exit_timeout}",
     ]
 
 

@@ -5,15 +5,9 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-from enginewright_client import (
-    ConnectError,
-    RequestError,
-    RequestTimeout,
-    SamplingParams,
-    ServerOverloaded,
-    TritonClient,
-)
+from enginewright_serve.probe import Probe, ProbeResult
 
 __all__ = ["NoToken", "wait_for_token"]
 
@@ -25,28 +19,42 @@ class NoToken(Exception):
 
 
 def wait_for_token(
-    client: TritonClient, address: str, ended: Callable[[float], bool], *, seconds: float
+    open_probe: Callable[[], Probe],
+    address: str,
+    trouble: Callable[[float], str | None],
+    *,
+    seconds: float,
 ) -> bool:
-    """Whether the server at `address`, which `client` calls, generates; False when it ended before it did.
+    """Whether the server at `address` generates; False when it ended before it did.
 
-    ended: says whether the server has ended, and waits for it for so many seconds. Raises NoToken when there
-    is no token within `seconds`, or an error instead of one.
+    trouble: says what of the server has ended, and waits for it for so many seconds. Raises NoToken when
+    there is no token within `seconds`, or an error instead of one.
     """
     deadline = time.monotonic() + seconds
-    while not ended(_TICK):
+    while not trouble(_TICK):
         left = deadline - time.monotonic()
         if left <= 0:
             raise NoToken(f"the server generated no token within {seconds:g} s")
         if not _answers(address):
             continue
-        try:
-            client.generate("Hello", SamplingParams(max_tokens=1, temperature=0.0), timeout=left)
-        except (ConnectError, RequestTimeout, ServerOverloaded):
-            continue
-        except RequestError as error:
-            raise NoToken(f"the server started but generates nothing: {error.message}") from error
-        return True
+        result = _ask(open_probe(), trouble, left)
+        if result.outcome == "works":
+            return True
+        if result.outcome in ("fails", "stalled"):
+            raise NoToken(f"the server started but generates nothing: {_without_hint(result.message)}")
     return False
+
+
+def _ask(probe: Probe, trouble: Callable[[float], str | None], seconds: float) -> ProbeResult:
+    """The probe's result; cut short when the server ends meanwhile."""
+    with ThreadPoolExecutor(1, "probe") as thread:
+        asked = thread.submit(probe.ask, seconds)
+        try:
+            while not asked.done() and not trouble(_TICK):
+                pass
+        finally:
+            probe.close()
+    return asked.result()
 
 
 def _answers(address: str) -> bool:
@@ -60,3 +68,8 @@ def _answers(address: str) -> bool:
         return True
     except OSError:
         return False
+
+
+def _without_hint(message: str) -> str:
+    """A front's message without its hint and code, which are for users."""
+    return message.rpartition(" [")[0].rpartition("; ")[0] or message

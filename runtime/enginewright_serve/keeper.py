@@ -9,10 +9,10 @@ children of the keeper, which ends them and removes their shared memory. When th
 kernel kills tritonserver, and `TritonServer.stop` ends the stubs. (`PR_SET_PDEATHSIG` in TritonServer instead
 would kill the server as soon as the *thread* that started it ends, and would leave stubs and shared memory.)
 
-Run as a file by `python -I keeper.py ORDERS`, so it imports nothing but the standard library. ORDERS is JSON:
-command, log (a file), prefix (of shared memory), grace (seconds to exit in), folder (removed when the starter
-is gone).
-Standard input: `t` or its end asks the server to exit, `k` kills it.
+Run as a file by `python -I keeper.py`, so it imports nothing but the standard library.
+Standard input: a line of JSON with its orders: command, log (a file), prefix (of shared memory), grace
+(seconds to exit in), folder (removed when the starter is gone), secrets (parts of the command to wipe from
+the process table). Then `t` or its end asks the server to exit, `k` kills it.
 Standard output: the server's pid, at its end its return code as `subprocess` gives it.
 """
 
@@ -29,11 +29,13 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ["end_stubs", "remove_shared_memory"]
+__all__ = ["end_models", "model_processes", "remove_shared_memory"]
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _TICK = 0.05
+_FIRST_LINE_SECONDS = 2.0
 _SHARED_MEMORY = Path("/dev/shm")
 _STUB = "triton_python_backend_stub"
 
@@ -47,22 +49,32 @@ def remove_shared_memory(prefix: str) -> None:
             region.unlink()
 
 
-def end_stubs(prefix: str) -> None:
-    """Kill the model processes with shared memory of `prefix`: they outlive a server that was killed."""
+def model_processes(prefix: str) -> list[int]:
+    """The ids of the processes that run Python models with shared memory of `prefix`."""
+    found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             program, *words = os.fsdecode((process / "cmdline").read_bytes()).split("\0")
             if Path(program).name == _STUB and any(word.startswith(prefix) for word in words):
-                os.kill(int(process.name), signal.SIGKILL)
+                found.append(int(process.name))
+    return found
+
+
+def end_models(prefix: str) -> None:
+    """Kill the model processes with shared memory of `prefix`: they outlive a server that was killed."""
+    for pid in model_processes(prefix):
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _main() -> None:
-    orders = json.loads(sys.argv[1])
+    orders = json.loads(_read_line())
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    log_start = os.path.getsize(orders["log"])  # noqa: PTH202
     with open(orders["log"], "ab") as log:  # noqa: PTH123
         server = subprocess.Popen(
             orders["command"],
@@ -72,12 +84,49 @@ def _main() -> None:
             preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
         )
     _say(server.pid)
+    _wipe_secrets(server, orders, log_start)
     _watch(server, parent, orders["grace"])
     _end_orphans()
     remove_shared_memory(orders["prefix"])
     if os.getppid() != parent:  # nobody is left to do it, or to read the log
         shutil.rmtree(orders["folder"], ignore_errors=True)
     _say(server.returncode)
+
+
+def _read_line() -> bytes:
+    """The first line of standard input, and not a byte more. Empty input ends this process."""
+    line = b""
+    while not line.endswith(b"\n"):
+        piece = os.read(0, 1)
+        if not piece:
+            sys.exit(0)
+        line += piece
+    return line
+
+
+def _wipe_secrets(server: subprocess.Popen[bytes], orders: dict[str, Any], log_start: int) -> None:
+    """Overwrite the secrets among the server's arguments, which Triton takes in no other way.
+
+    Anybody on the machine can read /proc/PID/cmdline. Triton copies its arguments before it writes the first
+    line of its log, a few hundredths of a second after its start; until then they can be seen. Where the
+    kernel does not let a parent write to its child, they stay.
+    """
+    deadline = time.monotonic() + _FIRST_LINE_SECONDS
+    while os.path.getsize(orders["log"]) == log_start and time.monotonic() < deadline:  # noqa: PTH202
+        if server.poll() is not None:
+            return
+        time.sleep(0.002)
+    with suppress(OSError, ValueError), open(f"/proc/{server.pid}/mem", "r+b", buffering=0) as memory:  # noqa: PTH123
+        # "pid (name) state ppid ..."; fields 48 and 49 are the first and the last address of the arguments.
+        fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+        start, end = int(fields[45]), int(fields[46])
+        memory.seek(start)
+        arguments = memory.read(end - start)
+        for secret in orders["secrets"]:
+            place = arguments.find(secret.encode())
+            if place >= 0:
+                memory.seek(start + place)
+                memory.write(b"*" * len(secret))
 
 
 def _watch(server: subprocess.Popen[bytes], parent: int, grace: float) -> None:

@@ -61,7 +61,7 @@ def test_compose_serves_the_built_repository_and_says_how(built: Path, tmp_path:
     assert 'enginewright ask "Hello" --server 127.0.0.1:9001' in done.stdout
     service = services(out)["triton"]
     assert service["volumes"][0]["source"] == str(built)
-    assert service["ports"] == ["0.0.0.0:9001:9001", "0.0.0.0:8002:8002"]
+    assert service["ports"] == ["0.0.0.0:9001:9001", "127.0.0.1:8002:8002"]
     assert "--grpc-port=9001" in service["command"]
     assert service["command"].count("tritonserver") == 2
 

@@ -9,7 +9,7 @@
     report          how many requests run beside this one, and how many were cancelled
     show            its own inputs, as JSON
 
-The parameter `fault` of its config: `raise` (initialize fails), `mute` (never answers).
+The parameter `fault` of its config: `raise` (initialize fails), `mute` (never answers), `fail after N`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class TritonPythonModel:
         if self.fault == "raise":
             raise ValueError("the engine is broken\non purpose")
         print("threads", os.environ.get("ENGINEWRIGHT_THREADS"), flush=True)
+        _, _, healthy = self.fault.partition("fail after ")
+        self.healthy = int(healthy) if healthy else 10**9
         self.arrived: collections.deque[Running] = collections.deque()
         self.changed = threading.Condition()
         self.cancelled, self.closing = 0, False
@@ -73,6 +75,10 @@ class TritonPythonModel:
         if item.sender.is_cancelled():
             self.cancelled += 1
             return item.end("cancelled")
+        if item.made == 0:
+            self.healthy -= 1
+            if self.healthy < 0:
+                return item.fail("out of order")
         if item.order == "die":
             os._exit(1)
         if item.order == "fail":

@@ -17,6 +17,7 @@ from enginewright_front.metrics import Metrics
 from enginewright_front.preparation import Preparation
 from enginewright_front.prompt import PromptEncoder
 from enginewright_front.scripted_backend import ScriptedBackend
+from enginewright_front.serve_settings import ServeSettings
 from enginewright_front.wire import INPUT
 
 DTYPES = {
@@ -27,6 +28,7 @@ DTYPES = {
     "TYPE_BOOL": np.bool_,
 }
 WAIT_SECONDS = 20.0
+PROBE_ID = "the supervisor's"
 
 
 def wire_tensors(values: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -103,6 +105,7 @@ class FrontUnderTest:
             config.limits,
             Metrics(family),
             self.log.append,
+            ServeSettings(probe_id=PROBE_ID, log_requests=False),
         )
 
     def ask(self, request_id: str = "", parameters: str = "", **values: Any) -> Caller:

@@ -15,7 +15,7 @@ from enginewright_front.backend import EngineLimits, EngineRequest
 from enginewright_front.front_config import FrontConfig, FrontLimits
 from enginewright_front.prompt import read_tokenizer
 from enginewright_front.scripted_backend import Script, ScriptedBackend, echo
-from triton_repo.front_under_test import WAIT_SECONDS, Caller, FrontUnderTest, wire_tensors
+from triton_repo.front_under_test import PROBE_ID, WAIT_SECONDS, Caller, FrontUnderTest, wire_tensors
 
 EMOJI = "Hi 👨‍👩‍👧‍👦, 日本語!"
 MakeFront = Callable[..., FrontUnderTest]
@@ -291,14 +291,54 @@ def test_metrics_tell_outcomes_tokens_and_delays(make_front: MakeFront) -> None:
     front.ask(text_input=EMOJI).text()
     error_of(front.ask(text_input=""))
     tokens = len(front.ids(EMOJI))
-    wait_until(lambda: front.metrics["enginewright_inter_token_seconds"] != [])
+    wait_until(lambda: front.metrics["enginewright_requests_total/refused"] != [])
+    wait_until(lambda: front.metrics["enginewright_time_to_first_token_seconds"] != [])
     assert front.metrics["enginewright_requests_total/completed"] == [1]
     assert front.metrics["enginewright_requests_total/refused"] == [1]
     assert front.metrics["enginewright_tokens_total/prompt"] == [tokens]
     assert front.metrics["enginewright_tokens_total/output"] == [tokens + 1]
     assert 0 < front.metrics["enginewright_time_to_first_token_seconds"][0] < WAIT_SECONDS
-    assert 0.001 <= front.metrics["enginewright_inter_token_seconds"][0] < 1.0
+    assert front.metrics["enginewright_failures_total/invalid-request"] == [1]
+    assert len(front.metrics["enginewright_queue_seconds"]) == 1
+    assert len(front.metrics["enginewright_request_seconds"]) == 2
     wait_until(lambda: front.metrics["enginewright_requests_active"][-1] == 0)
+
+
+def test_every_gap_between_tokens_is_counted_once(make_front: MakeFront) -> None:
+    front = make_front(step_seconds=0.001)
+    front.ask(text_input=EMOJI).text()
+    tokens = len(front.ids(EMOJI)) + 1
+    name = "enginewright_inter_token_seconds"
+    wait_until(lambda: front.metrics["enginewright_requests_total/completed"] == [1])
+    assert sum(front.metrics[f"{name}_count"]) == tokens - 1
+    assert sum(front.metrics[f"{name}_bucket/+Inf"]) == tokens - 1
+    assert sum(front.metrics[f"{name}_sum"]) >= 0.001 * (tokens - 1) * 0.9
+    below = [sum(values) for key, values in front.metrics.items() if key.startswith(f"{name}_bucket/")]
+    assert below == sorted(below)
+
+
+def test_the_supervisors_probe_is_nobodys_request(make_front: MakeFront) -> None:
+    front = make_front()
+    assert front.ask(PROBE_ID, text_input=EMOJI).text() == EMOJI
+    assert error_of(front.ask(PROBE_ID, text_input="")).code == "invalid-request"
+    front.ask("mine", text_input="x").text()
+    wait_until(lambda: front.metrics["enginewright_requests_total/completed"] == [1])
+    assert not front.metrics["enginewright_requests_total/refused"]
+    assert sum(front.metrics["enginewright_tokens_total/output"]) == 2
+    assert len(front.metrics["enginewright_request_seconds"]) == 1
+
+
+def test_the_front_reports_while_its_engine_makes_no_step(make_front: MakeFront) -> None:
+    """By this the supervisor tells a long prefill from a hung process."""
+    front = make_front(forever)
+    caller = front.ask(text_input="x", max_tokens=2000)
+    front.backend.hang()
+    reports = front.metrics["enginewright_report_timestamp_seconds"]
+    for _ in range(2):
+        seen = reports[-1] if reports else 0.0
+        wait_until(lambda seen=seen: bool(reports) and reports[-1] > seen)
+    caller.gave_up = True
+    assert finish_of(caller) == b"cancelled"
 
 
 def test_ids_behind_the_vocabulary_are_silent(make_front: MakeFront, checkpoint: Path) -> None:

@@ -297,9 +297,18 @@ def test_a_client_reads_defaults_and_reasoning_markers_in_every_models_config(
 
 
 def test_metrics_count_what_triton_does_not(server: tuple[str, str], caller: WireCaller) -> None:
-    before = metric(server, 'enginewright_tokens_total{kind="output"')
+    """They are shown within a second of what they count."""
+    output, gaps = 'enginewright_tokens_total{kind="output"', "enginewright_inter_token_seconds_count"
+    wait_until(lambda: metric(server, "enginewright_requests_active") == 0)
+    before, gaps_before = metric(server, output), metric(server, gaps)
     caller.ask("llm", {"text_input": "Hello", "max_tokens": 4})
-    assert metric(server, 'enginewright_tokens_total{kind="output"') == before + 4
-    assert metric(server, "enginewright_time_to_first_token_seconds_count") >= 1
-    assert metric(server, "enginewright_inter_token_seconds_count") >= 1
+    with pytest.raises(InferenceServerException, match="is empty"):
+        caller.ask("llm", {"text_input": ""})
+    wait_until(lambda: metric(server, output) == before + 4)
+    wait_until(lambda: metric(server, 'enginewright_failures_total{cause="invalid-request"') >= 1)
+    assert metric(server, gaps) == gaps_before + 3
+    assert metric(server, 'enginewright_inter_token_seconds_bucket{le="+Inf"') == gaps_before + 3
     assert metric(server, 'enginewright_requests_total{outcome="refused"') >= 1
+    for name in ("time_to_first_token", "queue", "request"):
+        assert metric(server, f"enginewright_{name}_seconds_count") >= 1
+    assert metric(server, "enginewright_restarts") == 0

@@ -24,10 +24,13 @@ from enginewright_front.detokenizer import TokenTable
 from enginewright_front.entry import Entry, Sink
 from enginewright_front.fields import value_from_tensor
 from enginewright_front.front_config import FrontLimits
-from enginewright_front.metrics import Metrics, RequestOutcome
+from enginewright_front.metrics import Metrics
 from enginewright_front.preparation import Preparation
+from enginewright_front.recorder import Recorder
 from enginewright_front.refusal import InvalidRequest
 from enginewright_front.request import check_sizes
+from enginewright_front.request_record import RequestOutcome
+from enginewright_front.serve_settings import ServeSettings
 from enginewright_front.session import Session
 from enginewright_front.watch import Watch
 from enginewright_front.wire import INPUT
@@ -44,12 +47,13 @@ class Dispatcher:
         limits: FrontLimits,
         metrics: Metrics,
         log: Callable[[str], None],
+        settings: ServeSettings,
     ) -> None:
         self._preparation = preparation
         self._table = table
         self._backend = backend
         self._limits = limits
-        self._metrics = metrics
+        self._recorder = Recorder(metrics, settings)
         self._log = log
         self._places = backend.limits.slots + limits.max_queue
         self._entries: set[Entry] = set()
@@ -156,6 +160,7 @@ class Dispatcher:
                 continue
             try:
                 self._advance(entry)
+                self._recorder.advanced(entry)
             except EnginewrightError as error:
                 self._fail(entry, error)
             except Exception as error:
@@ -184,9 +189,9 @@ class Dispatcher:
         except Exception as problem:
             self._log(f"request {entry.request_id!r}: its error could not be sent: {problem!r}")
         refused = isinstance(error, UsageError) or error.code == "queue-full"
-        self._close(entry, "refused" if refused else "failed")
+        self._close(entry, "refused" if refused else "failed", error.code)
 
-    def _close(self, entry: Entry, outcome: RequestOutcome) -> None:
+    def _close(self, entry: Entry, outcome: RequestOutcome, cause: str | None = None) -> None:
         """Free what `entry` holds, after its last response."""
         entry.closed = True
         with self._lock:
@@ -196,15 +201,8 @@ class Dispatcher:
             outcome != "completed" or (session and session.wants_engine_stopped)
         ):
             entry.handle.cancel()
-        self._metrics.finished(outcome)
-        if session is not None and session.num_output_tokens:
-            self._metrics.generated(
-                prompt_tokens=session.num_input_tokens,
-                output_tokens=session.num_output_tokens,
-                arrival=session.arrival_ns / 1e9,
-                first=session.first_token_ns / 1e9,
-                last=session.last_token_ns / 1e9,
-            )
+        self._recorder.closed(entry, outcome, cause)
+        self._watch.wake()
 
 
 _CLOSE_SECONDS = 10.0

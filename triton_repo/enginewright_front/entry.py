@@ -29,7 +29,7 @@ class Entry:
     """What the dispatcher knows of a request. Compared by identity: request ids need not be unique.
 
     ending, cancelled: how it shall end, set by whoever wants it ended: with an error, or with what there is.
-    closed: it is over.
+    closed: it is over. tokens_told, told_at: how many tokens were there at the last look, and when that was.
     """
 
     def __init__(self, request_id: str, sink: Sink) -> None:
@@ -42,3 +42,5 @@ class Entry:
         self.ending: EnginewrightError | None = None
         self.cancelled = False
         self.closed = False
+        self.tokens_told = 0
+        self.told_at = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from enginewright_front.onnx_backend import OnnxBackend
 from enginewright_front.preparation import Preparation
 from enginewright_front.prompt import PromptEncoder
 from enginewright_front.refusal import wire_message
+from enginewright_front.serve_settings import read_serve_settings
 from enginewright_front.triton_sink import TritonSink
 
 # Python's 5 ms is longer than a decode step of a small model, and the engine's thread would wait for it.
@@ -31,6 +33,7 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load what lies beside model.py. Raises TritonModelException with one line: what is wrong."""
         sys.setswitchinterval(_SWITCH_SECONDS)
+        settings = read_serve_settings(os.environ)
         folder = Path(args["model_repository"]) / args["model_version"]
         try:
             config = read_front_config(folder / "front.json")
@@ -44,8 +47,9 @@ class TritonPythonModel:
             table,
             backend,
             config.limits,
-            Metrics(pb_utils.MetricFamily),
+            Metrics(pb_utils.MetricFamily, restarts=settings.restarts),
             pb_utils.Logger.log_error,
+            settings,
         )
 
     def open_backend(self, folder: Path, config: FrontConfig) -> EngineBackend:

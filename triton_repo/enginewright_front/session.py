@@ -60,6 +60,11 @@ class Session:
         self._logprobs: list[float] = []
         self._cumulative = 0.0
 
+    @property
+    def first_scheduled_ns(self) -> int:
+        """When it got a slot; 0 while that is not known."""
+        return self._first_scheduled_ns
+
     def advance(self, events: Iterable[TokenEvent]) -> Tensors | None:
         """The next response for all `events` together, or None when there is nothing to say yet.
 

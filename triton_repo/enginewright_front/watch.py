@@ -51,7 +51,7 @@ class Watch:
         self._thread.start()
 
     def wake(self) -> None:
-        """There is a request to look at."""
+        """There is a request to look at, or the end of one to show."""
         self._work.set()
 
     def stop(self) -> None:
@@ -73,11 +73,13 @@ class Watch:
             now = time.monotonic()
             if now >= load_at or not entries:
                 stats = self._backend.stats()
-                self._metrics.load(stats)
+                self._metrics.publish(stats)
                 load_at = now + _LOAD_SECONDS
                 # An engine frees a slot after its request was answered: look until it has, then sleep.
                 if not entries and not stats.active and not stats.waiting:
                     self._work.wait()
+                    # Not once for each of many requests that are refused at once.
+                    self._stopping.wait(POLL_SECONDS)
                     continue
             self._end_cancelled(entries)
             self._end_overdue(entries, now)

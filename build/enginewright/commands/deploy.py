@@ -36,7 +36,12 @@ def compose(
     repository: _Repository,
     out: _Out,
     name: _Name = None,
-    host: Annotated[str, typer.Option("--host", help="IPv4 address to publish ports at.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="IPv4 address to publish the gRPC port at; it is not encrypted.")
+    ] = "127.0.0.1",
+    metrics_host: Annotated[
+        str, typer.Option("--metrics-host", help="IPv4 address to publish the metrics at.")
+    ] = "127.0.0.1",
     grpc_port: _GrpcPort = 8001,
     metrics_port: _MetricsPort = 8002,
     replicas: _Replicas = 1,
@@ -68,7 +73,8 @@ def compose(
     options = DeployOptions(
         name=name or _label(built.name),
         repository=str(built.folder),
-        host=_ipv4(host),
+        host=_ipv4("--host", host),
+        metrics_host=_ipv4("--metrics-host", metrics_host),
         gpus=gpu_indices(gpus),
         replicas=replicas,
         max_replicas=replicas,
@@ -215,10 +221,10 @@ def _label(name: str) -> str:
     return label if label[:1].isalpha() else f"llm-{label}".rstrip("-")
 
 
-def _ipv4(host: str) -> str:
+def _ipv4(option: str, host: str) -> str:
     try:
         return str(IPv4Address(host))
     except AddressValueError:
         raise UsageError(
-            f"--host {host} is not an IPv4 address", code="bad-host", hint="127.0.0.1, or 0.0.0.0 for all"
+            f"{option} {host} is not an IPv4 address", code="bad-host", hint="127.0.0.1, or 0.0.0.0 for all"
         ) from None

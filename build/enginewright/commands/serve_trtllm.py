@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginewright_serve.external_server import Command, ExternalServer
+from enginewright_serve.external_server import FRONT_VARIABLES, Command, ExternalServer
 from enginewright_serve.ports import choose_ports
 from enginewright_trtllm.container import serve_container
-from enginewright_trtllm.launch import EXIT_TIMEOUT, Ports, launch_server, make_ports
+from enginewright_trtllm.launch import Ports, ServerFlags, launch_server, make_ports
 from enginewright_trtllm.native_repository import has_tensorrtllm_backend, place_repository
 from enginewright_trtllm.versions import container_image
 
@@ -19,19 +19,23 @@ from enginewright.trtllm_repository import TrtllmRepository, read_trtllm_reposit
 
 __all__ = ["TrtllmServing", "dry_run", "trtllm_server"]
 
-_DOCKER_SECONDS = EXIT_TIMEOUT + 10
+# What mpirun waits before it hands a signal on, and what the ranks take to free their GPUs.
+_BEYOND_DRAIN_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
 class TrtllmServing:
     """How it was asked to be served. gpus: indices, empty for the first ones. container: even where a
-    tritonserver with the backend is installed."""
+    tritonserver with the backend is installed. drain_seconds: for running requests when it is stopped."""
 
     host: str = "127.0.0.1"
     grpc_port: int = 8001
+    metrics_host: str = "127.0.0.1"
     metrics_port: int = 8002
     gpus: tuple[int, ...] = ()
     container: bool = False
+    drain_seconds: int = 30
+    log_requests: bool = True
     log: Path | None = None
 
     @property
@@ -48,21 +52,23 @@ def trtllm_server(folder: Path, serving: TrtllmServing) -> ExternalServer:
     check_before_serving(repository, in_container=in_container, gpus=serving.gpus)
     wanted = {"--grpc-port": serving.grpc_port, "--metrics-port": serving.metrics_port}
     free = choose_ports(serving.host, wanted if in_container else {**wanted, "HTTP's": None})
-    host = "127.0.0.1" if serving.host == "0.0.0.0" else serving.host
 
     def command(private: Path) -> Command:
         print(f"starting {repository.name}; engines load for minutes, the log is {server.log}", flush=True)
         if in_container:
             return _docker(repository, serving, name=private.name)
         placed = place_repository(repository.folder, private / "models")
-        return _native(repository, serving, placed, free[2], f"{private.name}_")
+        flags = ServerFlags(f"{private.name}_", serving.drain_seconds)
+        return _native(repository, serving, placed, free[2], flags)
 
     server = ExternalServer(
         command,
-        grpc_address=f"{host}:{serving.grpc_port}",
-        metrics_address=f"{host}:{serving.metrics_port}",
+        host=serving.host,
+        grpc_address=_address(serving.host, serving.grpc_port),
+        metrics_address=_address(serving.metrics_host, serving.metrics_port),
+        log_requests=serving.log_requests,
         log=serving.log,
-        exit_timeout=EXIT_TIMEOUT,
+        exit_timeout=_stop_seconds(serving),
     )
     return server
 
@@ -87,7 +93,8 @@ def dry_run(folder: Path, serving: TrtllmServing) -> Iterator[str]:
     if str(repository.folder) != "/models":
         yield "its configs name /models: a folder of links with the right paths will stand in for it"
     http_port = make_ports(serving.grpc_port, serving.metrics_port).http
-    yield _shell(_native(repository, serving, repository.folder, http_port, "prefix"))
+    flags = ServerFlags(exit_timeout=serving.drain_seconds)
+    yield _shell(_native(repository, serving, repository.folder, http_port, flags))
 
 
 def _docker(repository: TrtllmRepository, serving: TrtllmServing, *, name: str) -> Command:
@@ -101,26 +108,37 @@ def _docker(repository: TrtllmRepository, serving: TrtllmServing, *, name: str) 
                 name=name,
                 gpus=serving.gpus,
                 host=serving.host,
+                metrics_host=serving.metrics_host,
+                flags=ServerFlags(exit_timeout=serving.drain_seconds),
+                inherited=FRONT_VARIABLES,
             )
         ),
-        stop=("docker", "stop", "-t", str(_DOCKER_SECONDS), name),
+        stop=("docker", "stop", "-t", str(_stop_seconds(serving)), name),
         remove=("docker", "rm", "--force", name),
     )
 
 
 def _native(
-    repository: TrtllmRepository, serving: TrtllmServing, placed: Path, http_port: int, shm_prefix: str
+    repository: TrtllmRepository, serving: TrtllmServing, placed: Path, http_port: int, flags: ServerFlags
 ) -> Command:
     ports = Ports(
         serving.grpc_port,
         http_port,
         serving.metrics_port,
         grpc_address=serving.host,
-        metrics_address=serving.host,
+        metrics_address=serving.metrics_host,
     )
-    launch = launch_server(repository.target, repository=str(placed), ports=ports, shm_prefix=shm_prefix)
+    launch = launch_server(repository.target, repository=str(placed), ports=ports, flags=flags)
     chosen = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, serving.gpus))} if serving.gpus else {}
     return Command(launch.argv, {**launch.env, **chosen})
+
+
+def _stop_seconds(serving: TrtllmServing) -> int:
+    return serving.drain_seconds + _BEYOND_DRAIN_SECONDS
+
+
+def _address(host: str, port: int) -> str:
+    return f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
 
 
 def _shell(command: Command) -> str:

@@ -1,0 +1,95 @@
+"""Does a server that runs still work? Asked with real inferences, judged with patience for a busy engine.
+
+A probe without an answer says little: behind a long queue, or while a long prompt is read, it waits its turn.
+So the front's own report decides (`enginewright_report_timestamp_seconds` on the metrics port, renewed every
+second while there are requests): as long as it moves the front lives, and the front itself watches the
+engine's steps and says `engine-stalled` when they cease. Only when the probe is unanswered *and* the front
+has fallen silent is the model process taken for hung.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.request import ProxyHandler, build_opener
+
+from enginewright_serve.probe import Probe
+
+__all__ = ["HealthCheck", "HealthPolicy", "last_report"]
+
+_REPORT = "enginewright_report_timestamp_seconds"
+_RETRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPolicy:
+    """probe_seconds: between probes. silence_seconds: how long both probe and front may be silent.
+
+    failures: errors in a row, in place of a token, that are taken for an engine that is broken.
+    """
+
+    probe_seconds: float = 15.0
+    silence_seconds: float = 30.0
+    failures: int = 3
+
+
+class HealthCheck:
+    """A thread that probes until `stop`, or until there is a `verdict`: why the server is taken for dead."""
+
+    def __init__(self, probe: Probe, report: Callable[[], float | None], policy: HealthPolicy) -> None:
+        """report: the time of the front's last report, None where it cannot be read."""
+        self.verdict: str | None = None
+        self._probe = probe
+        self._report = report
+        self._policy = policy
+        self._stopping = threading.Event()
+        threading.Thread(target=self._run, name="health", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread; a probe that is under way is cancelled."""
+        self._stopping.set()
+        self._probe.close()
+
+    def _run(self) -> None:
+        while self.verdict is None and not self._stopping.wait(self._policy.probe_seconds):
+            verdict = self._judge()
+            if not self._stopping.is_set():
+                self.verdict = verdict
+
+    def _judge(self) -> str | None:
+        """Why the server is dead; None when it works, however slowly."""
+        failures = 0
+        seen, moved_at = self._report(), time.monotonic()
+        while not self._stopping.is_set():
+            result = self._probe.ask(self._policy.silence_seconds)
+            if result.outcome in ("works", "busy"):
+                return None
+            if result.outcome == "stalled":
+                return f"the engine hangs: {result.message}"
+            if result.outcome == "fails":
+                failures += 1
+                if failures >= self._policy.failures:
+                    return f"{failures} inferences in a row failed: {result.message}"
+            report = self._report()
+            if report != seen or result.outcome == "fails":
+                seen, moved_at = report, time.monotonic()
+            elif time.monotonic() - moved_at >= self._policy.silence_seconds:
+                return f"the model process hangs: no answer for {self._policy.silence_seconds:g} s"
+            if result.outcome != "silent":
+                self._stopping.wait(_RETRY_SECONDS)
+        return None
+
+
+def last_report(metrics_address: str) -> float | None:
+    """The front's last report, in seconds since 1970; None where the metrics do not tell."""
+    opener = build_opener(ProxyHandler({}))
+    try:
+        with opener.open(f"http://{metrics_address}/metrics", timeout=_RETRY_SECONDS * 5) as page:
+            for line in page.read().decode(errors="replace").splitlines():
+                if line.startswith(_REPORT):
+                    return float(line.rpartition(" ")[2])
+    except (OSError, ValueError):
+        pass
+    return None

@@ -1,0 +1,192 @@
+"""A supervised server comes back: whatever dies or hangs, and not when it is merely busy."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from enginewright_client import CompletionStream, ConnectError, RequestError, TritonClient
+from enginewright_errors import StageFailed
+from enginewright_serve import HealthPolicy, Supervisor, SupervisorPolicy, TritonServer
+from enginewright_serve.health import HealthCheck
+from enginewright_serve.probe import Outcome, Probe, ProbeResult
+from runtime.conftest import Traces, eventually
+
+STUB = "triton_python_backend_stub"
+IMPATIENT = HealthPolicy(probe_seconds=0.1, silence_seconds=2.0)
+
+
+class Supervised:
+    """A running server, its supervisor in a thread, and what that reported."""
+
+    def __init__(self, server: TritonServer, policy: SupervisorPolicy) -> None:
+        self.server = server
+        self.reports: list[str] = []
+        self.error: StageFailed | None = None
+        self.supervisor = Supervisor(server, self.reports.append, policy)
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            self.supervisor.run()
+        except StageFailed as error:
+            self.error = error
+
+    def answers(self, prompt: str = "a") -> bool:
+        with TritonClient(self.server.grpc_address) as client, suppress(RequestError):
+            return client.generate(prompt, timeout=10).text == f"{prompt} "
+        return False
+
+
+@contextmanager
+def supervised(repository: Path, **policy: Any) -> Iterator[Supervised]:
+    """A server that is up and watched."""
+    with TritonServer(repository) as server:
+        made = Supervised(server, SupervisorPolicy(**policy))
+        try:
+            yield made
+        finally:
+            made.supervisor.stop()
+            made.thread.join()
+            server.stop(kill=True)
+
+
+def test_a_model_process_that_is_killed_ends_its_streams_and_comes_back(
+    fake_repository: Callable[..., Path], traces: Traces
+) -> None:
+    """Triton alone would leave the 32 callers without an answer for ever, and say that it is ready."""
+    with supervised(fake_repository()) as watched, TritonClient(watched.server.grpc_address) as client:
+        answers = [client.stream("count 100000 10") for _ in range(32)]
+        for answer in answers:
+            next(answer)
+        address, triton = watched.server.grpc_address, watched.server.pid
+        traces.shared_memory()
+        killed_at = time.monotonic()
+        os.kill(traces.processes()[STUB], signal.SIGKILL)
+        with ThreadPoolExecutor(32) as threads:
+            errors = [found.result() for found in [threads.submit(error_of, answer) for answer in answers]]
+        assert time.monotonic() - killed_at < 5
+        assert all(isinstance(error, ConnectError) and error.code for error in errors)
+        eventually(watched.answers, "it never served again")
+        assert time.monotonic() - killed_at < 10
+        assert watched.server.grpc_address == address
+        assert watched.server.pid != triton
+        eventually(lambda: watched.reports, "nothing was reported")
+        [report] = watched.reports
+        assert "the model process" in report
+    assert traces.nothing_left()
+
+
+def error_of(answer: CompletionStream) -> RequestError | None:
+    try:
+        list(answer)
+    except RequestError as error:
+        return error
+    return None
+
+
+def test_a_triton_that_is_killed_comes_back(fake_repository: Callable[..., Path], traces: Traces) -> None:
+    with supervised(fake_repository()) as watched:
+        assert watched.server.pid is not None
+        os.kill(watched.server.pid, signal.SIGKILL)
+        eventually(lambda: watched.reports, "it was not restarted")
+        assert "killed by signal 9" in watched.reports[0]
+        assert watched.answers()
+        assert traces.shared_memory()
+    assert traces.nothing_left()
+
+
+def test_a_model_process_that_hangs_is_replaced(fake_repository: Callable[..., Path], traces: Traces) -> None:
+    """Stopped, it lives, and Triton calls it ready."""
+    with supervised(fake_repository(), health=IMPATIENT) as watched:
+        os.kill(traces.processes()[STUB], signal.SIGSTOP)
+        eventually(lambda: watched.reports, "nobody noticed")
+        # Triton sometimes finds out for itself, and answers with an error.
+        assert re.search("the model process hangs|is not healthy", watched.reports[0])
+        assert watched.answers()
+
+
+def test_an_engine_that_answers_with_errors_only_is_replaced(fake_repository: Callable[..., Path]) -> None:
+    with supervised(fake_repository(fault="fail after 2"), health=IMPATIENT) as watched:
+        eventually(lambda: watched.reports, "nobody noticed")
+        assert "3 inferences in a row failed: out of order" in watched.reports[0]
+
+
+def test_one_that_does_not_stay_up_is_given_up_with_the_reason(
+    fake_repository: Callable[..., Path], traces: Traces
+) -> None:
+    repository = fake_repository()
+    with supervised(repository, restarts=2, pause_seconds=0.01) as watched:
+        model = repository / "llm" / "1" / "model.py"
+        model.write_text(model.read_text().replace('self.fault == "raise"', "True"))
+        os.kill(traces.processes()[STUB], signal.SIGKILL)
+        watched.thread.join()
+        assert watched.error is not None
+        assert watched.error.exit_code == 4
+        assert "failed again after 2 restarts" in watched.error.message
+        assert "ValueError: the engine is broken" in watched.error.message
+        log = Path(watched.error.hint.removeprefix("its log is "))
+        assert log.read_text().count("the engine is broken") >= 2
+        assert not watched.reports
+        assert not traces.processes()
+
+
+class Answers:
+    """A probe that gives written results, the last one for ever."""
+
+    def __init__(self, *outcomes: Outcome) -> None:
+        self.outcomes = list(outcomes)
+        self.asked = 0
+
+    def ask(self, seconds: float) -> ProbeResult:
+        self.asked += 1
+        return ProbeResult(self.outcomes.pop(0) if len(self.outcomes) > 1 else self.outcomes[0], "why")
+
+    def close(self) -> None:
+        pass
+
+
+def verdict_on(probe: Answers, report: Callable[[], float | None], until: Callable[[], bool]) -> str | None:
+    policy = HealthPolicy(probe_seconds=0.001, silence_seconds=0.05)
+    check = HealthCheck(cast("Probe", probe), report, policy)
+    eventually(lambda: check.verdict is not None or until(), "neither a verdict nor an end")
+    check.stop()
+    return check.verdict
+
+
+def test_a_busy_server_is_left_alone_as_long_as_its_front_reports() -> None:
+    """A long prompt ahead of the probe: no answer for many times the patience."""
+    reports = itertools.count(1.0)
+    probe = Answers("silent")
+    assert verdict_on(probe, lambda: next(reports), lambda: probe.asked > 500) is None
+
+
+@pytest.mark.parametrize("outcome", ["works", "busy"])
+def test_an_answer_of_any_kind_clears_it(outcome: Outcome) -> None:
+    probe = Answers("silent", "fails", "fails", outcome)
+    assert verdict_on(probe, lambda: 1.0, lambda: probe.asked > 500) is None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict"),
+    [
+        ("silent", "no answer"),
+        ("stalled", "the engine hangs: why"),
+        ("fails", "3 inferences in a row failed"),
+    ],
+)
+def test_what_is_dead_is_called_dead(outcome: Outcome, verdict: str) -> None:
+    found = verdict_on(Answers(outcome), lambda: 1.0, lambda: False)
+    assert found is not None
+    assert verdict in found
