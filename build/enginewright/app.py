@@ -11,6 +11,7 @@ from enginewright.commands.ask import ask
 from enginewright.commands.build import build
 from enginewright.commands.check import check
 from enginewright.commands.demo import demo
+from enginewright.commands.deploy import compose, k8s
 from enginewright.commands.plan import plan
 from enginewright.commands.serve import serve
 from enginewright.commands.verify import verify
@@ -45,6 +46,10 @@ build_engine_app = _make()
 
 for _command in (build, plan, check, verify, serve, ask, demo):
     app.command(no_args_is_help=_command not in (ask, demo))(_command)  # these two need none
+_deploy = _make("""Write the files that serve a repository of TensorRT-LLM engines on GPU machines.""")
+_deploy.command("compose", no_args_is_help=True)(compose)
+_deploy.command("k8s", no_args_is_help=True)(k8s)
+app.add_typer(_deploy, name="deploy")
 build_engine_app.command(no_args_is_help=True)(build)
 
 

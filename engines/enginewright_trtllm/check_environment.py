@@ -12,25 +12,31 @@ from typing import Any
 from enginewright_trtllm.finding import Finding, error, warning
 from enginewright_trtllm.versions import CONTAINERS, container_image
 
-__all__ = ["check_environment", "parse_nvidia_smi"]
+__all__ = ["NVIDIA_SMI", "check_environment", "parse_nvidia_smi"]
+
+# By CUDA's major version, from NVIDIA's compatibility guide. Older drivers need the compatibility libraries
+# that NVIDIA's images bring, which work on data centre cards only.
+_MIN_DRIVER = {"12": 525, "13": 580}
+# What drivers and ECC keep of the same card differs by less; other cards differ by more.
+_SAME_CARD = 0.98
 
 NVIDIA_SMI = (
     "nvidia-smi",
-    "--query-gpu=name,memory.total,compute_cap",
+    "--query-gpu=name,memory.total,compute_cap,driver_version",
     "--format=csv,noheader,nounits",
 )
 
 
 def parse_nvidia_smi(output: str) -> list[dict[str, Any]]:
-    """The `gpus` of an environment from the output of `NVIDIA_SMI`: name, memory_mib, sm."""
-    gpus = []
+    """The `gpus` of an environment from the output of `NVIDIA_SMI`: name, memory_mib, sm, driver if it is
+    given."""
+    gpus: list[dict[str, Any]] = []
     for line in output.splitlines():
-        parts = [part.strip() for part in line.split(",")]
-        if len(parts) == 3 and parts[1].isdigit():
-            major, _, minor = parts[2].partition(".")
-            gpus.append(
-                {"name": parts[0], "memory_mib": int(parts[1]), "sm": int(major) * 10 + int(minor or 0)}
-            )
+        name, *parts = [part.strip() for part in line.split(",")]
+        if len(parts) in (2, 3) and parts[0].isdigit():
+            major, _, minor = parts[1].partition(".")
+            gpu = {"name": name, "memory_mib": int(parts[0]), "sm": int(major) * 10 + int(minor or 0)}
+            gpus.append(gpu | ({"driver": parts[2]} if len(parts) == 3 else {}))
     return gpus
 
 
@@ -38,11 +44,14 @@ def check_environment(engine: Mapping[str, Any], environment: Mapping[str, Any])
     """Findings, empty when the engine loads there as far as can be said.
 
     engine: the manifest's record of it: tensorrt_llm, tensorrt, sm, world_size, gpu_memory_mib. environment:
-    tensorrt_llm, tensorrt, gpus ([{name, memory_mib, sm}]). What either does not say is not compared.
+    tensorrt_llm, tensorrt, cuda, gpus ([{name, memory_mib, sm, driver}]). What either does not say is not
+    compared.
     """
+    gpus = environment.get("gpus")
     return (
         *_versions(engine, environment),
-        *_gpus(engine, environment.get("gpus")),
+        *_gpus(engine, gpus),
+        *_driver(gpus, environment.get("cuda")),
     )
 
 
@@ -67,8 +76,8 @@ def _gpus(engine: Mapping[str, Any], gpus: Sequence[Mapping[str, Any]] | None) -
         yield error(
             "environment-gpus",
             "load",
-            f"{len(gpus)} GPUs are visible, the engine has {needed} ranks",
-            "each rank needs a GPU of its own; the world size must be tp x pp",
+            f"{len(gpus)} GPUs are visible, {needed} are needed",
+            "each rank of an engine needs a GPU of its own: tp x pp for each variant",
             "Make more GPUs visible, or build for fewer ranks.",
         )
     sm = engine.get("sm")
@@ -81,15 +90,33 @@ def _gpus(engine: Mapping[str, Any], gpus: Sequence[Mapping[str, Any]] | None) -
                 "engines hold machine code, and AWQ weights are laid out for one architecture",
                 "Build the engine on this GPU: trtllm-build with the same checkpoint, which is portable.",
             )
-        elif engine.get("gpu_memory_mib") and gpu["memory_mib"] < engine["gpu_memory_mib"]:
-            yield warning(
+        elif gpu["memory_mib"] < _SAME_CARD * (engine.get("gpu_memory_mib") or 0):
+            yield error(
                 "environment-memory",
                 "load",
                 f"GPU {index} ({gpu['name']}) has {gpu['memory_mib']} MiB, the plan was made for"
                 f" {engine['gpu_memory_mib']}",
                 "the KV cache shrinks by the difference, and the longest request may not fit",
-                "Plan again for this GPU.",
+                "Plan again for this GPU: enginewright check RECIPE --set trtllm.gpu=...",
             )
+
+
+def _driver(gpus: Sequence[Mapping[str, Any]] | None, cuda: str | None) -> Iterator[Finding]:
+    needed = _MIN_DRIVER.get((cuda or "").partition(".")[0])
+    driver = str((gpus or [{}])[0].get("driver") or "")
+    if not needed or not driver.partition(".")[0].isdigit() or int(driver.partition(".")[0]) >= needed:
+        return
+    consumer = "GeForce" in str((gpus or [{}])[0]["name"])
+    say = error if consumer else warning
+    yield say(
+        "environment-driver",
+        "load",
+        f"the NVIDIA driver is {driver}, CUDA {cuda} needs {needed} or later",
+        "this card has no compatibility libraries for an older one"
+        if consumer
+        else "it depends on the image's compatibility libraries, which know some older drivers only",
+        f"Install driver {needed} or later.",
+    )
 
 
 def _container_of(engine: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """`docker run` lines: one that builds an engine, one that serves a repository.
 
 Both run as an ordinary user on a read-only root without capabilities. The builder has no network: what it
-needs is mounted. The server sees its models read-only and publishes its ports on the loopback.
+needs is mounted. The server sees its models read-only, and publishes its ports on the loopback unless it is
+told otherwise.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from dataclasses import dataclass
 from enginewright_errors import UsageError
 
 from enginewright_trtllm.build_command import build_command
-from enginewright_trtllm.launch import Launch, Ports, launch_server
+from enginewright_trtllm.launch import Launch, Ports, ServerFlags, launch_server
 from enginewright_trtllm.target import TrtllmTarget, Variant
 from enginewright_trtllm.versions import container_image
 
-__all__ = ["MODELS", "Mount", "build_container", "docker_run", "serve_container", "shm_gib"]
+__all__ = ["MODELS", "SERVER_USER", "Mount", "build_container", "docker_run", "serve_container", "shm_gib"]
 
 MODELS = "/models"
 _CHECKPOINT = "/checkpoint"
@@ -51,19 +52,31 @@ def build_container(
 
 
 def serve_container(
-    target: TrtllmTarget, *, repository: str, ports: Ports | None = None, name: str = "enginewright"
+    target: TrtllmTarget,
+    *,
+    repository: str,
+    ports: Ports | None = None,
+    name: str = "enginewright",
+    gpus: Sequence[int] = (),
+    host: str = "127.0.0.1",
+    metrics_host: str = "127.0.0.1",
+    flags: ServerFlags | None = None,
+    inherited: Sequence[str] = (),
 ) -> list[str]:
-    """`docker run` of the server. repository: the packaged model repository on the host."""
+    """`docker run` of the server. repository: the packaged model repository on the host. gpus: which of the
+    host's, any when empty. host, metrics_host: the host's addresses at which its ports are published.
+    inherited: variables of docker's own environment that the server gets."""
     ports = ports or Ports()
-    launch = launch_server(target, repository=MODELS, ports=ports)
+    launch = launch_server(target, repository=MODELS, ports=ports, flags=flags or ServerFlags())
     return docker_run(
         container_image(target.container),
         launch,
         mounts=(Mount(repository, MODELS, read_only=True),),
-        gpus=target.gpu_count,
+        gpus=gpus or target.gpu_count,
         user=SERVER_USER,
         shm=shm_gib(target),
-        publish=(ports.grpc, ports.metrics),
+        publish=(f"{host}:{ports.grpc}:{ports.grpc}", f"{metrics_host}:{ports.metrics}:{ports.metrics}"),
+        inherited=inherited,
         name=name,
     )
 
@@ -82,10 +95,12 @@ def docker_run(
     user: str,
     shm: int,
     network: str | None = None,
-    publish: Sequence[int] = (),
+    publish: Sequence[str] = (),
+    inherited: Sequence[str] = (),
     name: str | None = None,
 ) -> list[str]:
-    """A hardened `docker run` as an argument list. gpus: how many, or which. publish: ports, on 127.0.0.1."""
+    """A hardened `docker run` as an argument list. gpus: how many, or which. publish: ports, as
+    address:port:port in the container."""
     return [
         *("docker", "run", "--rm", "--init"),
         *(("--name", name) if name else ()),
@@ -95,8 +110,9 @@ def docker_run(
         *("--tmpfs", "/tmp:rw,exec,nosuid,nodev,size=8g"),
         *("--shm-size", f"{shm}g", "--ulimit", "memlock=-1", "--ulimit", "stack=67108864"),
         *(("--network", network) if network else ()),
-        *(part for port in publish for part in ("--publish", f"127.0.0.1:{port}:{port}")),
+        *(part for port in publish for part in ("--publish", port)),
         *(part for key, value in _environment(launch.env) for part in ("--env", f"{key}={value}")),
+        *(part for variable in inherited for part in ("--env", variable)),
         *(part for mount in mounts for part in ("--mount", _mount(mount))),
         image,
         *launch.argv,

@@ -3,12 +3,13 @@
 server.yaml                     Deployment (one node) or LeaderWorkerSet (several) and what it needs
 network.yaml                    Service and NetworkPolicy
 autoscaling.yaml                HorizontalPodAutoscaler and PodMonitor
+kustomization.yaml              these three, for `kubectl apply -k`
 prometheus-adapter-values.yaml  values for the adapter's chart: the metrics that the autoscaler follows
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,19 @@ def kubernetes_files(
     scaling = [autoscaler(options, *scaled), pod_monitor(options)]
     for document in (*server, *network, *scaling):
         document["metadata"]["namespace"] = options.namespace
+    applied = {"server.yaml": server, "network.yaml": network, "autoscaling.yaml": scaling}
     return {
-        "server.yaml": server,
-        "network.yaml": network,
-        "autoscaling.yaml": scaling,
+        **applied,
+        "kustomization.yaml": [_kustomization(applied)],
         "prometheus-adapter-values.yaml": [adapter_values()],
+    }
+
+
+def _kustomization(resources: Iterable[str]) -> dict[str, Any]:
+    return {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": list(resources),
     }
 
 

@@ -19,16 +19,21 @@ scratch_gib = 8
 
 @dataclass(frozen=True, slots=True)
 class DeployOptions:
-    """name: of the service and of everything that belongs to it. repository: a host folder for compose.
+    """name: of the service and of everything that belongs to it.
 
-    namespace, monitoring_namespace: where the server and where Prometheus runs. claim: the
-    PersistentVolumeClaim that holds the repository. replicas, max_replicas: bounds of the autoscaler.
-    waiting: requests that wait for a place, a replica, above which one is added. cpu: cores a replica.
-    kubectl_image: an image with sh and kubectl, for several nodes only.
+    For compose: repository, a folder of the host; host, metrics_host, the addresses at which ports are
+    published; gpus, which of the host's, any when empty.
+    For Kubernetes: namespace, monitoring_namespace: where the server and where Prometheus runs. claim: the
+    PersistentVolumeClaim that holds the repository. replicas, max_replicas: bounds of the autoscaler; compose
+    starts `replicas`. waiting: requests that wait for a place, a replica, above which one is added. cpu: of
+    a replica, cores. kubectl_image: an image with sh and kubectl, for several nodes only.
     """
 
     name: str = "llm"
     repository: str = "./repository"
+    host: str = "127.0.0.1"
+    metrics_host: str = "127.0.0.1"
+    gpus: tuple[int, ...] = ()
     namespace: str = "default"
     monitoring_namespace: str = "monitoring"
     claim: str = "llm-repository"

@@ -16,7 +16,7 @@ from enginewright_errors import UsageError
 from enginewright_trtllm.container import MODELS
 from enginewright_trtllm.deploy_options import DeployOptions
 from enginewright_trtllm.kubernetes_pod import pod_spec
-from enginewright_trtllm.launch import RemoteRanks, leader_command
+from enginewright_trtllm.launch import RemoteRanks, leader_command, mpi_environment
 from enginewright_trtllm.target import ModelDims, TrtllmTarget
 
 __all__ = ["leader_script", "leader_worker_set", "multi_node_objects"]
@@ -96,7 +96,7 @@ def leader_worker_set(target: TrtllmTarget, dims: ModelDims, options: DeployOpti
         dims,
         options,
         command=["/bin/sh", "-c", leader_script(target, options)],
-        env={"OMPI_MCA_btl_vader_single_copy_mechanism": "none"},
+        env=mpi_environment(),
         probed=True,
     )
     _with_remote_shell(leader, options.kubectl_image, f"{options.name}-leader")

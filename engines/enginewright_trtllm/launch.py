@@ -11,11 +11,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from enginewright_errors import UsageError
+
 from enginewright_trtllm.target import TrtllmTarget
 
-__all__ = ["Launch", "Ports", "RemoteRanks", "launch_server", "leader_command"]
+__all__ = [
+    "Launch",
+    "Ports",
+    "RemoteRanks",
+    "ServerFlags",
+    "launch_server",
+    "leader_command",
+    "make_ports",
+    "mpi_environment",
+]
 
-_EXIT_TIMEOUT = 60
+# Open MPI 4 sleeps so long before it passes SIGTERM on, and again before SIGKILL. Its own second would cut
+# running requests off; Triton's exit timeout would be waited for twice, whether anything runs or not.
+_MPI_TERM_SECONDS = 10
 # Without the second, Open MPI pins each of up to two ranks to one core, with every thread and Python child.
 _MPIRUN = ("mpirun", "--allow-run-as-root", "--bind-to", "none")
 
@@ -43,6 +56,28 @@ class Ports:
     metrics_address: str = "0.0.0.0"
 
 
+def make_ports(grpc: int, metrics: int) -> Ports:
+    """Ports for clients and Prometheus, and one for HTTP that is neither. Raises UsageError when they are the
+    same."""
+    if grpc == metrics:
+        raise UsageError(
+            f"--grpc-port and --metrics-port are both {grpc}", code="port-twice", hint="change one of them"
+        )
+    return Ports(grpc, next(port for port in (8000, 8003, 8004) if port not in (grpc, metrics)), metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFlags:
+    """shm_prefix: of the names of shared memory; a rank's number follows. exit_timeout: seconds that Triton
+    gives running requests when it is stopped."""
+
+    shm_prefix: str = "prefix"
+    exit_timeout: int = 60
+
+
+_FLAGS = ServerFlags()
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteRanks:
     """Hosts of a leader-mode job over several nodes: mpirun's --host value and its remote shell."""
@@ -51,18 +86,26 @@ class RemoteRanks:
     agent: str
 
 
-def launch_server(target: TrtllmTarget, *, repository: str, ports: Ports | None = None) -> Launch:
+def launch_server(
+    target: TrtllmTarget, *, repository: str, ports: Ports | None = None, flags: ServerFlags = _FLAGS
+) -> Launch:
     """The command on one node. repository: the absolute path where it runs (a container's mount, usually)."""
     ports = ports or Ports()
     if len(target.variants) > 1:
-        return _orchestrator(target, repository, ports)
+        return _orchestrator(target, repository, ports, flags)
     if target.world_size == 1:
-        return Launch(tuple(_tritonserver(repository, ports, rank=0, models=())))
-    return Launch(tuple(leader_command(target, repository=repository, ports=ports)), _mpi_environment())
+        return Launch(tuple(_tritonserver(repository, ports, flags, rank=0, models=())))
+    command = leader_command(target, repository=repository, ports=ports, flags=flags)
+    return Launch(tuple(command), mpi_environment())
 
 
 def leader_command(
-    target: TrtllmTarget, *, repository: str, ports: Ports, remote: RemoteRanks | None = None
+    target: TrtllmTarget,
+    *,
+    repository: str,
+    ports: Ports,
+    flags: ServerFlags = _FLAGS,
+    remote: RemoteRanks | None = None,
 ) -> list[str]:
     """mpirun with one tritonserver a rank. Ranks are laid on the hosts in order, a node's slots first."""
     models = [target.model_name(variant) for variant in target.variants]
@@ -71,12 +114,12 @@ def leader_command(
         command += ["--mca", "plm_rsh_agent", remote.agent, "--host", remote.hosts]
     for rank in range(target.world_size):
         command += [":"] if rank else []
-        command += ["-n", "1", *_tritonserver(repository, ports, rank=rank, models=models)]
+        command += ["-n", "1", *_tritonserver(repository, ports, flags, rank=rank, models=models)]
     return command
 
 
-def _orchestrator(target: TrtllmTarget, repository: str, ports: Ports) -> Launch:
-    server = _tritonserver(repository, ports, rank=0, models=())
+def _orchestrator(target: TrtllmTarget, repository: str, ports: Ports, flags: ServerFlags) -> Launch:
+    server = _tritonserver(repository, ports, flags, rank=0, models=())
     # The spawned workers own the GPUs: the server itself must not keep memory pools on them.
     pools = [f"--cuda-memory-pool-byte-size={gpu}:0" for gpu in range(target.gpu_count)]
     argv = [
@@ -89,12 +132,14 @@ def _orchestrator(target: TrtllmTarget, repository: str, ports: Ports) -> Launch
     env = {
         "TRTLLM_ORCHESTRATOR": "1",
         "TRTLLM_ORCHESTRATOR_SPAWN_PROCESSES": "1",
-        **_mpi_environment(),
+        **mpi_environment(),
     }
     return Launch(tuple(argv), env)
 
 
-def _tritonserver(repository: str, ports: Ports, *, rank: int, models: Sequence[str]) -> list[str]:
+def _tritonserver(
+    repository: str, ports: Ports, flags: ServerFlags, *, rank: int, models: Sequence[str]
+) -> list[str]:
     control = []
     if rank:
         control = ["--model-control-mode=explicit", *(f"--load-model={name}" for name in models)]
@@ -109,13 +154,17 @@ def _tritonserver(repository: str, ports: Ports, *, rank: int, models: Sequence[
         f"--metrics-address={ports.metrics_address}",
         *control,
         "--disable-auto-complete-config",
-        f"--backend-config=python,shm-region-prefix-name=prefix{rank}_",
+        f"--backend-config=python,shm-region-prefix-name={flags.shm_prefix}{rank}_",
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",
-        f"--exit-timeout-secs={_EXIT_TIMEOUT}",
+        f"--exit-timeout-secs={flags.exit_timeout}",
     ]
 
 
-def _mpi_environment() -> dict[str, str]:
-    # Cross-memory attach needs ptrace, which a container without capabilities does not allow.
-    return {"OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
+def mpi_environment() -> dict[str, str]:
+    """What Open MPI is told in its environment, which reaches it in whatever starts mpirun."""
+    return {
+        # Cross-memory attach needs ptrace, which a container without capabilities does not allow.
+        "OMPI_MCA_btl_vader_single_copy_mechanism": "none",
+        "OMPI_MCA_odls_base_sigkill_timeout": str(_MPI_TERM_SECONDS),
+    }

@@ -7,15 +7,31 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from enginewright_errors import StageFailed
 
 from enginewright_serve.health import HealthCheck, HealthPolicy, last_report
-from enginewright_serve.server import TritonServer
+from enginewright_serve.probe import Probe
 
-__all__ = ["Supervisor", "SupervisorPolicy"]
+__all__ = ["Supervised", "Supervisor", "SupervisorPolicy"]
 
 _TICK = 0.25
+
+
+class Supervised(Protocol):
+    """What is supervised: `TritonServer`, or an `ExternalServer`."""
+
+    @property
+    def metrics_address(self) -> str: ...
+
+    def open_probe(self) -> Probe: ...
+
+    def trouble(self, seconds: float) -> str | None: ...
+
+    def restart(self) -> None: ...
+
+    def failure(self, what: str) -> StageFailed: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +59,7 @@ class Supervisor:
 
     def __init__(
         self,
-        server: TritonServer,
+        server: Supervised,
         report: Callable[[str], None],
         policy: SupervisorPolicy | None = None,
     ) -> None:

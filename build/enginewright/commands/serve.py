@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from enginewright_errors import UsageError
 
 from enginewright.interrupt import Interrupted, interruptible
 from enginewright.units import format_seconds
 
 if TYPE_CHECKING:
-    from enginewright_serve import Access, TritonServer
+    from enginewright_serve import Access, ExternalServer, TritonServer
 
 __all__ = ["LogRequests", "serve"]
 
@@ -25,6 +27,9 @@ class LogRequests(str, Enum):
 
     off = "off"
     summary = "summary"
+
+
+_GPUS = "TensorRT-LLM engines"
 
 
 def serve(
@@ -62,15 +67,35 @@ def serve(
     log_requests: Annotated[
         LogRequests, typer.Option("--log-requests", help="A line in the log for each request, without text.")
     ] = LogRequests.summary,
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            "--gpus", metavar="0,1,...", help="Which GPUs [default: the first].", rich_help_panel=_GPUS
+        ),
+    ] = None,
+    container: Annotated[
+        bool,
+        typer.Option(
+            "--container", help="docker run, even where tritonserver is installed.", rich_help_panel=_GPUS
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the command line, run nothing.", rich_help_panel=_GPUS)
+    ] = False,
 ) -> None:
     """Serve a repository with Triton; it is up when this command says so, which is after a generated token.
 
     It is probed with a real request every 15 seconds, and started again when it or a model process dies or
     hangs; after 5 restarts in 10 minutes it gives up.
 
+    TensorRT-LLM engines are served by mpirun where a tritonserver with their backend is installed, as it is
+    in NVIDIA's image, and else in that image by docker. GPUs, driver, architecture and versions are held
+    against the manifest first.
+
     Ctrl-C and SIGTERM stop it: it takes no more requests, running ones have --drain-timeout to end, a second
     signal ends them at once. Exit codes: 0 after SIGTERM, 130 after Ctrl-C, 2 for a repository, port or
-    file that cannot be served, 4 when the server does not start or does not stay up.
+    file that cannot be served, 3 for too few GPUs or too little memory on them, 4 when the server does not
+    start or does not stay up.
 
     \b
     Examples:
@@ -78,30 +103,61 @@ def serve(
         enginewright serve models/mine --grpc-port 9001 --metrics-port 9002 --threads 4
         enginewright serve models/mine --host 0.0.0.0 --tls-cert server.pem --tls-key server.key \\
             --token-file token
+        enginewright serve models/qwq-32b-fp8-tp2 --gpus 2,3
+        enginewright serve models/qwq-32b-fp8-tp2 --container --dry-run
     """
     from enginewright_serve import Supervisor, TritonServer, read_access
 
-    access = read_access(
-        host,
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-        tls_client_ca=tls_client_ca,
-        token_file=token_file,
-        insecure=insecure,
-    )
-    server = TritonServer(
-        repository,
-        host=host,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
-        metrics_host=metrics_host,
-        http_port=http_port,
-        threads=threads,
-        access=access,
-        log_requests=log_requests is LogRequests.summary,
-        log=log_file,
-        exit_timeout=drain_timeout,
-    )
+    from enginewright.gpu_indices import gpu_indices
+    from enginewright.trtllm_repository import repository_target
+
+    tls = {"--tls-cert": tls_cert, "--tls-key": tls_key, "--tls-client-ca": tls_client_ca}
+    gpu_options = {"--gpus": gpus, "--container": container or None, "--dry-run": dry_run or None}
+    server: TritonServer | ExternalServer
+    if repository_target(repository) == "trtllm":
+        from enginewright.commands import serve_trtllm
+
+        refused = {**tls, "--token-file": token_file, "--http-port": http_port, "--threads": threads}
+        _refuse(refused, "is for ONNX engines", "leave it out; a proxy in front of Triton can end TLS")
+        access = read_access(host, insecure=insecure)
+        serving = serve_trtllm.TrtllmServing(
+            host=host,
+            grpc_port=grpc_port,
+            metrics_host=metrics_host,
+            metrics_port=metrics_port,
+            gpus=gpu_indices(gpus),
+            container=container,
+            drain_seconds=drain_timeout,
+            log_requests=log_requests is LogRequests.summary,
+            log=log_file,
+        )
+        if dry_run:
+            print("\n".join(serve_trtllm.dry_run(repository, serving)))
+            return
+        server = serve_trtllm.trtllm_server(repository, serving)
+    else:
+        _refuse(gpu_options, "is for TensorRT-LLM engines", "leave it out")
+        access = read_access(
+            host,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
+            token_file=token_file,
+            insecure=insecure,
+        )
+        server = TritonServer(
+            repository,
+            host=host,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            metrics_host=metrics_host,
+            http_port=http_port,
+            threads=threads,
+            access=access,
+            log_requests=log_requests is LogRequests.summary,
+            log=log_file,
+            exit_timeout=drain_timeout,
+        )
     up = False
     try:
         # Should it take too long, we may leave at once: what ends Triton when we are gone cleans up, too.
@@ -119,7 +175,15 @@ def serve(
         server.stop(kill=True)
 
 
-def _announce(server: TritonServer, repository: Path, access: Access, seconds: float) -> None:
+def _refuse(options: Mapping[str, object], why: str, hint: str) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(f"{option} {why}", code="option-of-other-target", hint=hint)
+
+
+def _announce(
+    server: TritonServer | ExternalServer, repository: Path, access: Access, seconds: float
+) -> None:
     from enginewright_serve.access import is_loopback
 
     print(f"serving {repository}, ready in {format_seconds(seconds)} (pid {server.pid})")
@@ -149,7 +213,7 @@ def _say(line: str) -> None:
     print(f"{datetime.now(timezone.utc).isoformat(timespec='seconds')} {line}", flush=True)
 
 
-def _stop(server: TritonServer) -> None:
+def _stop(server: TritonServer | ExternalServer) -> None:
     """Let running requests end, unless a signal comes again."""
     start = time.monotonic()
     print("\nstopping; Ctrl-C again ends running requests at once", flush=True)
