@@ -9,8 +9,10 @@ import typer
 from enginewright import __version__
 from enginewright.commands.ask import ask
 from enginewright.commands.build import build
+from enginewright.commands.chat import chat
 from enginewright.commands.check import check
 from enginewright.commands.demo import demo
+from enginewright.commands.gateway import gateway
 from enginewright.commands.plan import plan
 from enginewright.commands.serve import serve
 from enginewright.commands.verify import verify
@@ -43,8 +45,8 @@ app = _make(
 )
 build_engine_app = _make()
 
-for _command in (build, plan, check, verify, serve, ask, demo):
-    app.command(no_args_is_help=_command not in (ask, demo))(_command)  # these two need none
+for _command in (build, plan, check, verify, serve, ask, chat, gateway, demo):
+    app.command(no_args_is_help=_command not in (ask, chat, gateway, demo))(_command)  # these need none
 build_engine_app.command(no_args_is_help=True)(build)
 
 
