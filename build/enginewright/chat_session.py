@@ -34,7 +34,7 @@ class ChatSession:
 
     client: TritonClient
     system: str | None = None
-    sampling: SamplingParams = SamplingParams()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
     max_reasoning_tokens: int | None = None
     turns: list[Turn] = field(default_factory=list)
     asked: str | None = None

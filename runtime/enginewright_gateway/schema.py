@@ -1,8 +1,8 @@
 """The requests, as OpenAI's clients write them.
 
 Strict: a field that nobody knows, or one that is known and would change the answer but is not supported
-(tools, n = 2, ...), is refused by its name. The same field with the value that changes nothing is taken, since
-many clients always send it. Beyond OpenAI's fields there are vLLM's names for what the server can do.
+(tools, n = 2, ...), is refused by its name. The same field with the value that changes nothing is taken,
+since many clients always send it. Beyond OpenAI's fields there are vLLM's names for what the server can do.
 """
 
 from __future__ import annotations

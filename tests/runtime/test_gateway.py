@@ -227,7 +227,7 @@ def test_an_error_of_the_server_is_openais_error_before_anything_was_streamed(
 
 def test_an_error_after_the_first_token_is_raised_and_does_not_look_like_an_end(api: openai.OpenAI) -> None:
     text = ""
-    with pytest.raises(openai.APIError, match="the engine broke"):  # noqa: PT012
+    with pytest.raises(openai.APIError, match="the engine broke"):
         for chunk in api.chat.completions.create(model="llm", messages=user("break"), stream=True):
             text += chunk.choices[0].delta.content or ""
     assert text == "a"

@@ -34,7 +34,7 @@ def gateway(
 ) -> None:
     """Serve /v1/chat/completions, /v1/completions and /v1/models for clients that speak OpenAI's API.
 
-    Streaming, usage, `reasoning_content`, OpenAI's errors; whoever hangs up cancels the request in the engine.
+    Streaming, usage, `reasoning_content`, OpenAI's errors; who hangs up cancels the request in the engine.
 
     \b
     Examples:

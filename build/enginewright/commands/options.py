@@ -18,6 +18,7 @@ from enginewright.recipe import Recipe
 from enginewright.units import parse_bytes
 
 __all__ = [
+    "SERVER",
     "BandwidthOption",
     "CalibSize",
     "GroupSize",
@@ -27,7 +28,6 @@ __all__ = [
     "MaxSeqLen",
     "Output",
     "QFormat",
-    "SERVER",
     "RecipeArgument",
     "RecipeFlags",
     "Revision",
