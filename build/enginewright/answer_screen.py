@@ -85,6 +85,9 @@ class AnswerScreen:
         self._words = 0
 
     def _write(self, text: str, style: str | None = None) -> None:
-        self._console.out(text, end="", style=style, highlight=False)
+        if style is None:
+            self._console.file.write(text)  # byte for byte: rich would turn tabs into spaces
+        else:
+            self._console.out(text, end="", style=style, highlight=False)
         self._console.file.flush()
         self._line_open = not text.endswith("\n")

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from enginewright_client import ChatDelta, Delta
+    from enginewright_client import Usage
 
 __all__ = ["AnswerSpeed"]
-
-Piece = TypeVar("Piece", "Delta", "ChatDelta")
 
 
 class AnswerSpeed:
@@ -23,15 +20,13 @@ class AnswerSpeed:
         self.total = 0.0
         self.output_tokens = 0
 
-    def watch(self, answer: Iterable[Piece]) -> Iterator[Piece]:
-        """`answer`, timed."""
-        for piece in answer:
-            self.total = time.monotonic() - self._start
-            if self.first is None:
-                self.first = self.total
-            if piece.usage is not None:
-                self.output_tokens = piece.usage.output_tokens
-            yield piece
+    def piece(self, usage: Usage | None) -> None:
+        """A piece has come; the last one has the `usage`."""
+        self.total = time.monotonic() - self._start
+        if self.first is None:
+            self.first = self.total
+        if usage is not None:
+            self.output_tokens = usage.output_tokens
 
     def __str__(self) -> str:
         """`8 tokens, first after 50 ms, then 134 tokens/s`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class ChatSession:
     asked: str | None = None
     answered: bool = False
 
-    def ask(self, question: str) -> Iterator[ChatDelta]:
+    def ask(self, question: str) -> Generator[ChatDelta, None, None]:
         """The answer as it comes. It becomes a turn at its end, also when the iteration is left."""
         answer, reasoning = [], []
         self.asked, self.answered = question, False

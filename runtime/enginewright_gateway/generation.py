@@ -32,6 +32,7 @@ from enginewright_gateway.schema import ChatRequest, CompletionRequest
 __all__ = ["answer_chat", "answer_completion"]
 
 Stream: TypeAlias = AsyncChatStream | AsyncCompletionStream
+Piece: TypeAlias = ChatDelta | Delta
 Choice: TypeAlias = dict[str, Any]
 
 
@@ -85,7 +86,7 @@ async def _streamed(
     wants_usage: bool,
 ) -> Response:
     try:
-        first = await unless_gone(request, anext(stream))
+        first: Piece = await unless_gone(request, stream.__anext__())
     except BaseException:
         await stream.aclose()
         raise
@@ -94,11 +95,11 @@ async def _streamed(
         if opening is not None:
             yield answer.chunk(opening)
         try:
-            delta = first
+            delta: Piece = first
             while delta.finish_reason is None:
                 if (given := choice(delta)) is not None:
                     yield answer.chunk(given)
-                delta = await anext(stream)
+                delta = await stream.__anext__()
             reason = _reason(delta.finish_reason)
         except (RequestError, ApiError) as error:
             yield event((error if isinstance(error, ApiError) else from_request_error(error)).body())

@@ -16,10 +16,9 @@ import uvicorn
 from enginewright_client import AsyncTritonClient, TritonClient
 from enginewright_gateway import create_app
 from enginewright_serve import TritonServer
-from runtime.conftest import eventually
+from runtime.conftest import THINKING, eventually
 
 KEY = "sk-secret"
-REASONING = {"reasoning.open": "<think>", "reasoning.close": "</think>", "model": "qwq-tiny"}
 
 
 @contextmanager
@@ -42,7 +41,7 @@ def running(address: str, api_key: str | None = None, **options: int) -> Iterato
 @pytest.fixture(scope="module")
 def server(fake_repository: Callable[..., Path]) -> Iterator[TritonServer]:
     """A Triton with a model that thinks where it is told to."""
-    with TritonServer(fake_repository(**REASONING)) as server:
+    with TritonServer(fake_repository(**THINKING)) as server:
         yield server
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Protocol
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from enginewright_client import (
-        ChatDelta,
         ChatStream,
         CompletionStream,
-        Delta,
         SamplingParams,
         TritonClient,
     )
@@ -75,7 +73,7 @@ def ask(
             _start(client, text, sampling, system, max_reasoning_tokens, raw=raw) as answer,
         ):
             speed = AnswerSpeed()
-            said, thought = _show(speed.watch(answer), screen)
+            said, thought = _show(answer, screen, speed)
         if json_lines:
             reporter.result("", {"ok": True, "text": said, "reasoning": thought, **_numbers(answer, speed)})
         elif sys.stderr.isatty():
@@ -122,14 +120,16 @@ class _JsonScreen:
         """Lines need no end."""
 
 
-def _show(answer: Iterable[Delta | ChatDelta], screen: _Screen) -> tuple[str, str]:
+def _show(answer: CompletionStream | ChatStream, screen: _Screen, speed: AnswerSpeed) -> tuple[str, str]:
     """Show every piece at once; returns the whole answer and the whole thinking."""
+    from enginewright_client import Delta
+
     said, thought = [], []
     try:
         for piece in answer:
-            content, reasoning = (
-                (piece.text, "") if hasattr(piece, "text") else (piece.content, piece.reasoning)
-            )
+            speed.piece(piece.usage)
+            content = piece.text if isinstance(piece, Delta) else piece.content
+            reasoning = "" if isinstance(piece, Delta) else piece.reasoning
             said.append(content)
             thought.append(reasoning)
             screen.show(content, reasoning)

@@ -60,7 +60,8 @@ def _ask(address: str, question: str, sampling: SamplingParams) -> None:
     screen = AnswerScreen(Console(soft_wrap=True), "show")
     with TritonClient(address) as client, client.chat_stream(messages, sampling) as answer:
         speed = AnswerSpeed()
-        for delta in speed.watch(answer):
+        for delta in answer:
+            speed.piece(delta.usage)
             screen.show(delta.content, delta.reasoning)
     screen.end()
     print(f"\n{speed}\n", flush=True)
