@@ -9,9 +9,11 @@ import typer
 from enginewright import __version__
 from enginewright.commands.ask import ask
 from enginewright.commands.build import build
+from enginewright.commands.chat import chat
 from enginewright.commands.check import check
 from enginewright.commands.demo import demo
 from enginewright.commands.deploy import compose, k8s
+from enginewright.commands.gateway import gateway
 from enginewright.commands.plan import plan
 from enginewright.commands.serve import serve
 from enginewright.commands.verify import verify
@@ -44,8 +46,8 @@ app = _make(
 )
 build_engine_app = _make()
 
-for _command in (build, plan, check, verify, serve, ask, demo):
-    app.command(no_args_is_help=_command not in (ask, demo))(_command)  # these two need none
+for _command in (build, plan, check, verify, serve, ask, chat, gateway, demo):
+    app.command(no_args_is_help=_command not in (ask, chat, gateway, demo))(_command)  # these need none
 _deploy = _make("""Write the files that serve a repository of TensorRT-LLM engines on GPU machines.""")
 _deploy.command("compose", no_args_is_help=True)(compose)
 _deploy.command("k8s", no_args_is_help=True)(k8s)

@@ -20,6 +20,12 @@ from enginewright_serve import TritonServer
 from package_manifest import write_manifest
 
 PARAMETERS = {"max_seq_len": "2048", "default.temperature": "0.5", "reasoning.open": "<think>"}
+THINKING = {
+    "reasoning.open": "<think>",
+    "reasoning.close": "</think>",
+    "reasoning.opened_by_template": "false",
+    "model": "qwq-tiny",
+}
 WAIT_SECONDS = 60.0
 
 

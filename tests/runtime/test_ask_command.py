@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
 import subprocess
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,8 @@ from enginewright_client import TritonClient
 from enginewright_serve import TritonServer
 from enginewright_serve.ports import choose_ports
 from runtime.commands import ENGINEWRIGHT, Command
-from runtime.conftest import eventually
+from runtime.conftest import THINKING, eventually
+from runtime.terminal import Terminal
 
 
 @pytest.fixture
@@ -164,31 +162,64 @@ def test_without_a_server_it_says_how_to_start_one(tmp_path: Path) -> None:
     assert "enginewright serve" in hint
 
 
-def on_a_terminal(*arguments: str) -> str:
-    """What a command with a terminal for input, output and errors shows there."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen([ENGINEWRIGHT, *arguments], stdin=theirs, stdout=theirs, stderr=theirs)
-    os.close(theirs)
-    shown = b""
-    with suppress(OSError):  # the end of a terminal
-        while piece := os.read(ours, 4096):
-            shown += piece
-    os.close(ours)
-    process.wait()
-    return shown.decode().replace("\r\n", "\n")
-
-
 def test_on_a_terminal_a_line_tells_how_fast_it_was(fake_server: TritonServer) -> None:
-    shown = on_a_terminal("ask", "count 3 2", "--server", fake_server.grpc_address)
+    shown = Terminal.run("ask", "count 3 2", "--server", fake_server.grpc_address)
     assert re.fullmatch(r"0 1 2 \n3 tokens, first after \d+ ms, then \d+ tokens/s\n", shown)
-    shown = on_a_terminal("ask", "count 9 2", "--max-tokens=4", "--server", fake_server.grpc_address)
+    shown = Terminal.run("ask", "count 9 2", "--max-tokens=4", "--server", fake_server.grpc_address)
     assert "cut off at the limit" in shown
 
 
 def test_on_a_terminal_without_a_question_it_does_not_wait_for_one(fake_server: TritonServer) -> None:
-    assert "error: no question" in on_a_terminal("ask", "--server", fake_server.grpc_address)
+    assert "error: no question" in Terminal.run("ask", "--server", fake_server.grpc_address)
 
 
 def test_an_answer_cannot_control_the_terminal(fake_server: TritonServer) -> None:
-    shown = on_a_terminal("ask", "red\x1b[31m\x9b2J\tend", "--server", fake_server.grpc_address)
+    shown = Terminal.run("ask", "red\x1b[31m\x9b2J\tend", "--server", fake_server.grpc_address)
     assert shown.startswith("red[31m2J\tend \n")
+
+
+def test_files_and_standard_input_stand_below_the_question(
+    ask: Callable[..., Command], tmp_path: Path
+) -> None:
+    (tmp_path / "poem.txt").write_text("Über allen\n")
+    with ask("show", "--file", str(tmp_path / "poem.txt"), "-f", "-", given=b"from a pipe") as command:
+        assert command.code() == 0
+        assert command.text() == "show\n\npoem.txt:\nÜber allen\n\n\nfrom a pipe \n"
+    with ask("show", "--file", str(tmp_path / "none.txt")) as command:
+        assert command.code() == 2
+        assert "none.txt cannot be read: No such file" in command.errors()
+
+
+@pytest.fixture(scope="module")
+def thinker(fake_repository: Callable[..., Path]) -> Iterator[str]:
+    """The address of a model that thinks where it is told to."""
+    with TritonServer(fake_repository(**THINKING)) as server:
+        yield server.grpc_address
+
+
+def test_a_pipe_gets_the_answer_without_the_thinking(thinker: str, tmp_path: Path) -> None:
+    question = "<think>well now</think> Paris"
+    with Command(tmp_path, "ask", question, "--server", thinker) as command:
+        assert command.code() == 0
+        assert command.text() == "Paris \n"
+    with Command(tmp_path, "ask", question, "--server", thinker, "--json") as command:
+        assert command.code() == 0
+        *events, result = map(json.loads, command.text().splitlines())
+    assert {event["event"] for event in events} == {"reasoning", "delta"}
+    assert (result["reasoning"], result["text"]) == ("well now", "Paris ")
+
+
+@pytest.mark.parametrize(
+    ("mode", "shown"),
+    [
+        ("show", "\x1b[2mwell \x1b[0m\x1b[2mnow\x1b[0m\nParis \n"),
+        ("fold", "thought for 0 s, 2 words"),
+        ("hide", "Paris \n"),
+    ],
+)
+def test_thinking_is_dimmed_folded_or_hidden_on_a_terminal(thinker: str, mode: str, shown: str) -> None:
+    question = "<think>well now</think> Paris"
+    text = Terminal.run("ask", question, "--server", thinker, "--thinking", mode)
+    assert shown in text
+    assert text.count("Paris") == 1
+    assert ("well" in text) == (mode == "show")

@@ -4,82 +4,138 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 from enginewright_errors import UsageError
 
+from enginewright.answer_screen import AnswerScreen, thinking_mode
+from enginewright.answer_speed import AnswerSpeed
 from enginewright.commands import options
 from enginewright.interrupt import Interrupted, interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from enginewright_client import CompletionStream, Delta, Prompt
+    from enginewright_client import (
+        ChatStream,
+        CompletionStream,
+        SamplingParams,
+        TritonClient,
+    )
 
-__all__ = ["Stopwatch", "ask", "print_answer", "summary"]
-
-# What a model says must not move the cursor or change the terminal.
-_HARMLESS = dict.fromkeys([*range(0x20), 0x7F, *range(0x80, 0xA0)]) | {9: "\t", 10: "\n"}
+__all__ = ["ask"]
 
 
 def ask(
     question: Annotated[
         str | None, typer.Argument(help="The question; - or none at all reads standard input.")
     ] = None,
-    server: Annotated[
-        str, typer.Option("--server", metavar="HOST:PORT", help="gRPC address of the server.")
-    ] = "127.0.0.1:8001",
+    server: options.ServerOption = options.SERVER,
+    files: Annotated[
+        list[Path] | None,
+        typer.Option("--file", "-f", help="A text to put below the question; - is standard input."),
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Length of the answer.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="Probability to choose from.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="The same seed gives the same answer.")] = None,
     system: Annotated[str | None, typer.Option("--system", help="Instructions before the question.")] = None,
+    max_reasoning_tokens: options.ReasoningBudget = None,
+    thinking: options.ThinkingOption = "show",
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text, without the chat template.")] = False,
     json_lines: options.JsonOption = False,
 ) -> None:
     """Ask a running server; the answer is printed as it is generated. Ctrl-C cancels it, there too.
 
-    What is left out is the checkpoint's own setting.
+    What is left out is the checkpoint's own setting. A pipe gets the answer alone, without the thinking.
 
     \b
     Examples:
         enginewright ask "What is the capital of France?"
         enginewright ask --system "Answer in one word." --temperature 0 < question.txt
+        git diff | enginewright ask "Write a commit message for this." --file -
         enginewright ask --raw "Once upon a time" --max-tokens 100 --server 127.0.0.1:9001
     """
     from enginewright_client import SamplingParams, TritonClient
+    from rich.console import Console
 
+    mode = thinking_mode(thinking)
     with _exit_quietly(), options.reporting(json_lines) as reporter, interruptible(clean=lambda: None):
-        prompt = _prompt(_read(question), system, raw=raw)
+        text = _with_files(_read(question), files or ())
         sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
-        with TritonClient(server) as client, client.stream(prompt, sampling) as answer:
-            asked = Stopwatch()
-            text = print_answer(asked.watch(answer), json_lines=json_lines)
+        screen = _JsonScreen() if json_lines else AnswerScreen(Console(soft_wrap=True), mode)
+        with (
+            TritonClient(server) as client,
+            _start(client, text, sampling, system, max_reasoning_tokens, raw=raw) as answer,
+        ):
+            speed = AnswerSpeed()
+            said, thought = _show(answer, screen, speed)
         if json_lines:
-            reporter.result("", {"ok": True, "text": text, **_numbers(answer, asked)})
+            reporter.result("", {"ok": True, "text": said, "reasoning": thought, **_numbers(answer, speed)})
         elif sys.stderr.isatty():
-            print(summary(answer, asked), file=sys.stderr)
+            cut = (
+                ", cut off at the limit of tokens (--max-tokens)" if answer.finish_reason == "length" else ""
+            )
+            print(f"{speed}{cut}", file=sys.stderr)
 
 
-class Stopwatch:
-    """Seconds from its making to the first text, and to the end."""
+def _start(
+    client: TritonClient,
+    text: str,
+    sampling: SamplingParams,
+    system: str | None,
+    max_reasoning_tokens: int | None,
+    *,
+    raw: bool,
+) -> CompletionStream | ChatStream:
+    if not raw:
+        instructions = [] if system is None else [{"role": "system", "content": system}]
+        messages = [*instructions, {"role": "user", "content": text}]
+        return client.chat_stream(messages, sampling, max_reasoning_tokens=max_reasoning_tokens)
+    for option, value in (("--system", system), ("--max-reasoning-tokens", max_reasoning_tokens)):
+        if value is not None:
+            raise _wrong(f"{option} has no place in a --raw text", f"drop {option} or --raw")
+    return client.stream(text, sampling)
 
-    def __init__(self) -> None:
-        self._start = time.monotonic()
-        self.first: float | None = None
-        self.total = 0.0
 
-    def watch(self, answer: Iterable[Delta]) -> Iterator[Delta]:
-        """`answer`, timed."""
-        for delta in answer:
-            self.total = time.monotonic() - self._start
-            if self.first is None and delta.text:
-                self.first = self.total
-            yield delta
+class _Screen(Protocol):
+    def show(self, content: str, reasoning: str = "") -> None: ...
+
+    def end(self) -> None: ...
+
+
+class _JsonScreen:
+    """An event a line."""
+
+    def show(self, content: str, reasoning: str = "") -> None:
+        for event, text in (("reasoning", reasoning), ("delta", content)):
+            if text:
+                print(json.dumps({"event": event, "text": text}), flush=True)
+
+    def end(self) -> None:
+        """Lines need no end."""
+
+
+def _show(answer: CompletionStream | ChatStream, screen: _Screen, speed: AnswerSpeed) -> tuple[str, str]:
+    """Show every piece at once; returns the whole answer and the whole thinking."""
+    from enginewright_client import Delta
+
+    said, thought = [], []
+    try:
+        for piece in answer:
+            speed.piece(piece.usage)
+            content = piece.text if isinstance(piece, Delta) else piece.content
+            reasoning = "" if isinstance(piece, Delta) else piece.reasoning
+            said.append(content)
+            thought.append(reasoning)
+            screen.show(content, reasoning)
+    finally:
+        screen.end()
+    return "".join(said), "".join(thought)
 
 
 @contextmanager
@@ -93,75 +149,48 @@ def _exit_quietly() -> Iterator[None]:
 
 
 def _read(question: str | None) -> str:
+    if question is None and sys.stdin.isatty():
+        raise _wrong("no question", 'enginewright ask "What is ...?", or give a file by <')
     if question is None or question == "-":
-        question = _read_input(question)
+        question = _decode("standard input", sys.stdin.buffer.read()).removesuffix("\n")
     if not question.strip():
         raise _wrong("the question is empty", 'enginewright ask "What is ...?"')
     return question
 
 
-def _read_input(question: str | None) -> str:
-    if question is None and sys.stdin.isatty():
-        raise _wrong("no question", 'enginewright ask "What is ...?", or give a file by <')
+def _with_files(question: str, files: Sequence[Path]) -> str:
+    """The question and below it each file with its name, as a model can tell them apart."""
+    parts = [question]
+    for file in files:
+        if str(file) == "-":
+            parts.append(_decode("standard input", sys.stdin.buffer.read()))
+            continue
+        try:
+            text = _decode(str(file), file.read_bytes())
+        except OSError as error:
+            raise _wrong(f"{file} cannot be read: {error.strerror}", "change --file") from None
+        parts.append(f"{file.name}:\n{text}")
+    return "\n\n".join(parts)
+
+
+def _decode(name: str, data: bytes) -> str:
     try:
-        text = sys.stdin.buffer.read().decode()
+        return data.decode()
     except UnicodeDecodeError as error:
-        raise _wrong(
-            f"standard input is not UTF-8: {error.reason} at byte {error.start}", "convert it"
-        ) from None
-    return text.removesuffix("\n")
-
-
-def _prompt(question: str, system: str | None, *, raw: bool) -> Prompt:
-    if raw and system is not None:
-        raise _wrong("--system has no place in a --raw text", "write it into the text, or drop --raw")
-    if raw:
-        return question
-    instructions = [] if system is None else [{"role": "system", "content": system}]
-    return [*instructions, {"role": "user", "content": question}]
+        raise _wrong(f"{name} is not UTF-8: {error.reason} at byte {error.start}", "convert it") from None
 
 
 def _wrong(message: str, hint: str) -> UsageError:
     return UsageError(message, code="usage", hint=hint)
 
 
-def print_answer(deltas: Iterable[Delta], *, json_lines: bool = False) -> str:
-    """Show every delta at once; returns the whole text."""
-    pieces = []
-    terminal = sys.stdout.isatty()
-    try:
-        for delta in deltas:
-            pieces.append(delta.text)
-            if json_lines:
-                print(json.dumps({"event": "delta", "text": delta.text}), flush=True)
-            else:
-                print(delta.text.translate(_HARMLESS) if terminal else delta.text, end="", flush=True)
-    finally:
-        if pieces and not json_lines:
-            print(flush=True)
-    return "".join(pieces)
-
-
-def _numbers(answer: CompletionStream, asked: Stopwatch) -> dict[str, object]:
+def _numbers(answer: CompletionStream | ChatStream, speed: AnswerSpeed) -> dict[str, object]:
     usage = answer.usage
     return {
         "finish_reason": answer.finish_reason,
         "request_id": answer.request_id,
         "input_tokens": usage.input_tokens if usage else None,
         "output_tokens": usage.output_tokens if usage else None,
-        "time_to_first_token_s": None if asked.first is None else round(asked.first, 4),
-        "seconds": round(asked.total, 4),
+        "time_to_first_token_s": None if speed.first is None else round(speed.first, 4),
+        "seconds": round(speed.total, 4),
     }
-
-
-def summary(answer: CompletionStream, asked: Stopwatch) -> str:
-    """One line: tokens of the finished `answer`, time to the first, tokens a second after it."""
-    tokens = answer.usage.output_tokens if answer.usage else 0
-    parts = [f"{tokens} tokens"]
-    if asked.first is not None:
-        parts.append(f"first after {1000 * asked.first:.0f} ms")
-        if tokens > 1 and asked.total > asked.first:
-            parts.append(f"then {(tokens - 1) / (asked.total - asked.first):.0f} tokens/s")
-    if answer.finish_reason == "length":
-        parts.append("cut off at the limit of tokens (--max-tokens)")
-    return ", ".join(parts)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from enginewright.commands.ask import Stopwatch, print_answer, summary
+from enginewright.answer_screen import AnswerScreen
+from enginewright.answer_speed import AnswerSpeed
 from enginewright.commands.build import run_build
 from enginewright.load_recipe import load_recipe
 from enginewright.progress import choose_reporter
@@ -52,13 +53,18 @@ def demo(
 def _ask(address: str, question: str, sampling: SamplingParams) -> None:
     """Print the answer as it comes, then how fast it came."""
     from enginewright_client import TritonClient
+    from rich.console import Console
 
     print(f"\n> {question}\n", flush=True)
     messages = [{"role": "user", "content": question}]
-    with TritonClient(address) as client, client.stream(messages, sampling) as answer:
-        asked = Stopwatch()
-        print_answer(asked.watch(answer))
-    print(f"\n{summary(answer, asked)}\n", flush=True)
+    screen = AnswerScreen(Console(soft_wrap=True), "show")
+    with TritonClient(address) as client, client.chat_stream(messages, sampling) as answer:
+        speed = AnswerSpeed()
+        for delta in answer:
+            speed.piece(delta.usage)
+            screen.show(delta.content, delta.reasoning)
+    screen.end()
+    print(f"\n{speed}\n", flush=True)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from enginewright.recipe import Recipe
 from enginewright.units import parse_bytes
 
 __all__ = [
+    "SERVER",
     "BandwidthOption",
     "CalibSize",
     "GroupSize",
@@ -84,6 +85,19 @@ SetOption = Annotated[
     typer.Option(
         "--set", metavar="FIELD=VALUE", help="Any field, like engine.threads=2.", rich_help_panel=_FIELDS
     ),
+]
+
+
+SERVER = "127.0.0.1:8001"
+ServerOption = Annotated[
+    str, typer.Option("--server", metavar="HOST:PORT", help="gRPC address of the server.")
+]
+ReasoningBudget = Annotated[
+    int | None,
+    typer.Option("--max-reasoning-tokens", help="Tokens of thinking, after which the answer begins."),
+]
+ThinkingOption = Annotated[
+    str, typer.Option("--thinking", metavar="show|fold|hide", help="What to do with a model's thinking.")
 ]
 
 

@@ -1,0 +1,96 @@
+"""`enginewright gateway`: the OpenAI API in front of a running server."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from enginewright_errors import UsageError
+
+from enginewright.commands import options
+
+__all__ = ["gateway"]
+
+_KEY_VARIABLE = "ENGINEWRIGHT_API_KEY"
+_GRACE_SECONDS = 10  # for answers that are being streamed when it is stopped
+
+
+def gateway(
+    server: options.ServerOption = options.SERVER,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    model: Annotated[str, typer.Option("--model", help="The model's name in Triton.")] = "llm",
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option("--api-key-file", help=f"File with the key callers need; or ${_KEY_VARIABLE}."),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Listen beyond this machine without an API key.")
+    ] = False,
+) -> None:
+    """Serve /v1/chat/completions, /v1/completions and /v1/models for clients that speak OpenAI's API.
+
+    Streaming, usage, `reasoning_content`, OpenAI's errors; who hangs up cancels the request in the engine.
+
+    \b
+    Examples:
+        enginewright gateway
+        enginewright gateway --server 127.0.0.1:9001 --port 8000
+        ENGINEWRIGHT_API_KEY=... enginewright gateway --host 0.0.0.0
+        OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="any")          the client's side
+    """
+    key = _read_key(api_key_file)
+    if key is None and not insecure and not _is_loopback(host):
+        raise UsageError(
+            f"--host {host}: everybody who reaches this machine could use the model",
+            code="no-api-key",
+            hint="give --api-key-file or ENGINEWRIGHT_API_KEY, or say --insecure",
+        )
+    import uvicorn
+    from enginewright_client import AsyncTritonClient
+    from enginewright_gateway import create_app
+
+    app = create_app(AsyncTritonClient(server, model=model), api_key=key)
+    with _listen(host, port) as listener:
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
+        access = "callers need the API key" if key else "no API key is asked for"
+        print(f"OpenAI API at {url} for {server}; {access}\nCtrl-C stops it", flush=True)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE_SECONDS)
+        uvicorn.Server(config).run([listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise UsageError(
+            f"{host}:{port} cannot be listened on: {error.strerror}",
+            code="no-listener",
+            hint="give another --port or --host",
+        ) from None
+
+
+def _read_key(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get(_KEY_VARIABLE) or None
+    try:
+        key = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--api-key-file {file} cannot be read: {error}", code="bad-key-file", hint="give a text file"
+        ) from None
+    if not key:
+        raise UsageError(f"--api-key-file {file} is empty", code="bad-key-file", hint="write the key into it")
+    return key
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
