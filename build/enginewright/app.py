@@ -12,6 +12,7 @@ from enginewright.commands.build import build
 from enginewright.commands.check import check
 from enginewright.commands.demo import demo
 from enginewright.commands.plan import plan
+from enginewright.commands.report import report
 from enginewright.commands.serve import serve
 from enginewright.commands.verify import verify
 
@@ -43,7 +44,7 @@ app = _make(
 )
 build_engine_app = _make()
 
-for _command in (build, plan, check, verify, serve, ask, demo):
+for _command in (build, plan, check, verify, report, serve, ask, demo):
     app.command(no_args_is_help=_command not in (ask, demo))(_command)  # these two need none
 build_engine_app.command(no_args_is_help=True)(build)
 

@@ -1,8 +1,16 @@
 """The bounds that a quantized model has to keep, and which of them it breaks.
 
 A model loses less to quantization the larger it is, so the defaults go by format and size. From 7 billion
-parameters on they are what is expected of a release; below 1 billion, what SmolLM2-135M needs.
-Between the two no model was measured: the middle row is their geometric mean.
+parameters on they are what is expected of a release. Below 1 billion they leave SmolLM2-135M about twice what
+it was measured to lose, as an engine (level 4, int8 head) on 508 positions of the built-in text:
+
+    format               mean KL   top-1    perplexity
+    int4_awq, groups 64  0.27      73.0%    1.22x
+    int8_sq              0.069     83.3%    1.06x
+    fp8                  0.022     92.9%    1.00x
+    none                 0.0015    96.9%    1.00x
+
+No model between the two was measured: the middle row is the geometric mean of its neighbours' losses.
 """
 
 from __future__ import annotations
@@ -30,20 +38,20 @@ class GateBounds:
 _DEFAULTS: dict[str, tuple[tuple[float, GateBounds], ...]] = {
     "int4_awq": (
         (7e9, GateBounds(0.05, 0.92, 1.05)),
-        (1e9, GateBounds(0.16, 0.80, 1.15)),
+        (1e9, GateBounds(0.16, 0.82, 1.16)),
         (0, GateBounds(0.50, 0.60, 1.50)),
-    ),
-    "fp8": (
-        (7e9, GateBounds(0.01, 0.97, 1.01)),
-        (1e9, GateBounds(0.03, 0.92, 1.03)),
-        (0, GateBounds(0.10, 0.85, 1.10)),
     ),
     "int8_sq": (
         (7e9, GateBounds(0.03, 0.95, 1.03)),
-        (1e9, GateBounds(0.09, 0.87, 1.09)),
-        (0, GateBounds(0.25, 0.75, 1.30)),
+        (1e9, GateBounds(0.08, 0.89, 1.08)),
+        (0, GateBounds(0.20, 0.75, 1.20)),
     ),
-    "none": ((0, GateBounds(0.01, 0.95, 1.01)),),
+    "fp8": (
+        (7e9, GateBounds(0.01, 0.97, 1.01)),
+        (1e9, GateBounds(0.025, 0.93, 1.025)),
+        (0, GateBounds(0.06, 0.85, 1.06)),
+    ),
+    "none": ((0, GateBounds(0.01, 0.93, 1.01)),),
 }
 
 
