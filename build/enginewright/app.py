@@ -10,6 +10,7 @@ from enginewright import __version__
 from enginewright.commands.ask import ask
 from enginewright.commands.build import build
 from enginewright.commands.check import check
+from enginewright.commands.compare import compare
 from enginewright.commands.demo import demo
 from enginewright.commands.plan import plan
 from enginewright.commands.report import report
@@ -44,7 +45,7 @@ app = _make(
 )
 build_engine_app = _make()
 
-for _command in (build, plan, check, verify, report, serve, ask, demo):
+for _command in (build, plan, check, verify, report, compare, serve, ask, demo):
     app.command(no_args_is_help=_command not in (ask, demo))(_command)  # these two need none
 build_engine_app.command(no_args_is_help=True)(build)
 

@@ -6,7 +6,7 @@ memory of one layer, its embedding and the hidden states, not of 131 GB of weigh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -23,7 +23,7 @@ from enginewright.model_spec import ModelSpec, read_model_spec
 from enginewright.tensor_reader import TensorReader
 from enginewright.weight_files import find_weight_files
 
-__all__ = ["LayeredModel", "run_layer"]
+__all__ = ["Change", "LayeredModel", "run_layer"]
 
 _NORMS = ("input_layernorm", "post_attention_layernorm")
 _LINEARS = (
@@ -31,15 +31,24 @@ _LINEARS = (
     *(f"mlp.{name}_proj" for name in ("gate", "up", "down")),
 )
 
+Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def _as_it_is(weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    return weight
+
 
 class LayeredModel:
     """Torch tensors in, torch tensors out; use it inside a `torch_session`.
 
+    change: what is done to the weight float32 [out, in] of every decoder linear.
     Raises CheckpointError where the checkpoint lacks a tensor or has one that cannot be right.
     """
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, change: Change = _as_it_is) -> None:
         import torch
+
+        self._change = change
 
         self._fields = read_json_object(checkpoint / "config.json")
         self._spec = read_model_spec(self._fields)
@@ -68,7 +77,7 @@ class LayeredModel:
     def layer(self, index: int) -> Iterator[Any]:
         """The decoder layer `index` with its weights, for as long as it is needed: see `run_layer`."""
         layer = self._decoder.layers[index]
-        layer.load_state_dict(_layer_tensors(self._reader, f"model.layers.{index}."), assign=True)
+        layer.load_state_dict(self._layer_tensors(f"model.layers.{index}."), assign=True)
         yield layer
         layer.to("meta")
 
@@ -77,6 +86,17 @@ class LayeredModel:
         norm, head = self._head
         found: NDArray[np.float32] = (norm(states) @ head.T).numpy()
         return found
+
+    def _layer_tensors(self, prefix: str) -> dict[str, Any]:
+        import torch
+
+        reader = self._reader
+        tensors = {f"{name}.weight": reader.float32(f"{prefix}{name}.weight") for name in _NORMS}
+        for name in _LINEARS:
+            tensors[f"{name}.weight"] = self._change(dequantize_linear(reader, prefix + name).effective)
+            if f"{prefix}{name}.bias" in reader:
+                tensors[f"{name}.bias"] = reader.float32(f"{prefix}{name}.bias")
+        return {name: torch.from_numpy(value) for name, value in tensors.items()}
 
     @cached_property
     def _head(self) -> tuple[Any, Any]:
@@ -107,17 +127,6 @@ def _hf_config(fields: Mapping[str, Any], spec: ModelSpec, rope: Mapping[str, An
     completed = complete_config(fields, replace(spec, rope=rope) if rope else spec)
     completed.pop("quantization_config", None)
     return AutoConfig.for_model(**{**completed, "model_type": spec.architecture})
-
-
-def _layer_tensors(reader: TensorReader, prefix: str) -> dict[str, Any]:
-    import torch
-
-    tensors = {f"{name}.weight": reader.float32(f"{prefix}{name}.weight") for name in _NORMS}
-    for name in _LINEARS:
-        tensors[f"{name}.weight"] = dequantize_linear(reader, prefix + name).effective
-        if f"{prefix}{name}.bias" in reader:
-            tensors[f"{name}.bias"] = reader.float32(f"{prefix}{name}.bias")
-    return {name: torch.from_numpy(value) for name, value in tensors.items()}
 
 
 def run_layer(layer: Any, states: Any, angles: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enginewright.layered_model import LayeredModel, run_layer
+from enginewright.layered_model import Change, LayeredModel, run_layer
 
 __all__ = ["ReferenceSequence", "reference_logits"]
 
@@ -28,15 +28,17 @@ def reference_logits(
     checkpoint: Path,
     sequences: Sequence[ReferenceSequence],
     progress: Callable[[int, int], None] | None = None,
+    *,
+    change: Change | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield float32 [S - start, vocab] for each sequence, in order. Call it inside a `torch_session`.
 
-    Sequences of one length run together. `progress(layers done, layers)`.
+    Sequences of one length run together. `progress(layers done, layers)`. change: see `LayeredModel`.
 
     Raises:
         CheckpointError: the checkpoint lacks a tensor or has one that cannot be right.
     """
-    model = LayeredModel(checkpoint)
+    model = LayeredModel(checkpoint, change) if change else LayeredModel(checkpoint)
     batches = _batches(sequences)
     hidden = [model.embed(np.stack([sequences[index].ids for index in batch])) for batch in batches]
     angles = [

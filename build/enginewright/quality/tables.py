@@ -9,7 +9,7 @@ from enginewright.quality.figures import Figure, GenerationFigures, TextFigures,
 from enginewright.quality.gate import GateBounds
 from enginewright.quality.record import QualityRecord
 
-__all__ = ["Table", "quality_tables", "show"]
+__all__ = ["Table", "quality_tables", "show", "show_percent"]
 
 _NONE = "-"
 _COSTLIEST = 5
@@ -45,7 +45,7 @@ def quality_tables(record: QualityRecord) -> list[Table]:
         tables.append(_generations(answers))
     if report.choices is not None:
         found = report.choices
-        row = ("right", *(_percent(item) for item in (found.original, found.checkpoint, found.engine)))
+        row = ("right", *(show_percent(item) for item in (found.original, found.checkpoint, found.engine)))
         columns = ("", "original", "quantized", "engine")
         tables.append(Table(f"Multiple choice, {found.items} items", columns, (row,)))
     if report.layers:
@@ -62,15 +62,16 @@ def show(figure: Figure | None) -> str:
     return f"{_digits(figure.value)} ({_digits(figure.low)}-{_digits(figure.high)})"
 
 
-def _digits(value: float) -> str:
-    """Three digits, zeros at the end included."""
-    return f"{value:#.3g}".removesuffix(".")
-
-
-def _percent(figure: Figure | None) -> str:
+def show_percent(figure: Figure | None) -> str:
+    """Like "73.0% (67.3-78.4)"."""
     if figure is None:
         return _NONE
     return f"{figure.value:.1%} ({100 * figure.low:.1f}-{100 * figure.high:.1f})"
+
+
+def _digits(value: float) -> str:
+    """Three digits, zeros at the end included."""
+    return f"{value:#.3g}".removesuffix(".")
 
 
 def _texts(title: str, texts: TextsFigures, bounds: GateBounds | None) -> Table:
@@ -93,8 +94,8 @@ def _column(model: TextFigures | None) -> tuple[str, ...]:
         show(model.perplexity_ratio),
         show(model.mean_kl),
         show(model.p99_kl),
-        _percent(model.top1),
-        _percent(model.top5),
+        show_percent(model.top1),
+        show_percent(model.top5),
     )
 
 
@@ -108,10 +109,10 @@ def _generations(answers: list[tuple[str, GenerationFigures]]) -> Table:
     rows = tuple(
         (
             name,
-            _percent(figures.original_loop_rate),
-            _percent(figures.engine_loop_rate),
+            show_percent(figures.original_loop_rate),
+            show_percent(figures.engine_loop_rate),
             show(figures.first_divergence),
-            _percent(figures.identical),
+            show_percent(figures.identical),
         )
         for name, figures in answers
     )
