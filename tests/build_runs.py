@@ -14,8 +14,13 @@ from enginewright.progress import PlainReporter
 from enginewright.recipe import Recipe
 from enginewright_errors import EnginewrightError
 
-STAGES = ["quantize", "compile", "verify", "package"]
-EASY = ("verify={samples: 1, length: 16, max_kl: 10.0, min_top1: 0.0}", "quantization.format=none")
+STAGES = ["quantize", "compile", "verify", "report", "package"]
+EASY = (
+    "verify={samples: 1, length: 16, max_kl: 10.0, min_top1: 0.0}",
+    "report={samples: 1, length: 16, prompts: 1, answer_tokens: 4, items: 1}",
+    "gate={max_kl: 10.0, min_top1: 0.0, max_perplexity_ratio: 100.0}",
+    "quantization.format=none",
+)
 
 
 def recipe(checkpoint: Path, *settings: str) -> Recipe:

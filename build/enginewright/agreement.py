@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WORST", "Agreement"]
+__all__ = ["WORST", "Agreement", "log_softmax"]
 
 WORST = 1e9  # for what is not a number: beyond every bound, and still JSON
 _ROWS = 64  # rows compared at a time: float64 copies of 150,000 logits each
@@ -60,11 +58,13 @@ class Agreement:
 
 
 def _kl(reference: NDArray[np.float64], engine: NDArray[np.float64]) -> NDArray[np.float64]:
-    log_p, log_q = _log_softmax(reference), _log_softmax(engine)
+    log_p, log_q = log_softmax(reference), log_softmax(engine)
     divergence: NDArray[np.float64] = (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
     return np.maximum(divergence, 0.0)
 
 
-def _log_softmax(logits: NDArray[np.float64]) -> Any:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log-probabilities [rows, vocab]."""
+    shifted: NDArray[np.float64] = logits - logits.max(axis=1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return shifted

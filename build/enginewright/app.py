@@ -11,10 +11,12 @@ from enginewright.commands.ask import ask
 from enginewright.commands.build import build
 from enginewright.commands.chat import chat
 from enginewright.commands.check import check
+from enginewright.commands.compare import compare
 from enginewright.commands.demo import demo
 from enginewright.commands.deploy import compose, k8s
 from enginewright.commands.gateway import gateway
 from enginewright.commands.plan import plan
+from enginewright.commands.report import report
 from enginewright.commands.serve import serve
 from enginewright.commands.verify import verify
 
@@ -46,8 +48,9 @@ app = _make(
 )
 build_engine_app = _make()
 
-for _command in (build, plan, check, verify, serve, ask, chat, gateway, demo):
-    app.command(no_args_is_help=_command not in (ask, chat, gateway, demo))(_command)  # these need none
+_RUN_BARE = (ask, chat, gateway, demo)  # these need no argument
+for _command in (build, plan, check, verify, report, compare, serve, ask, chat, gateway, demo):
+    app.command(no_args_is_help=_command not in _RUN_BARE)(_command)
 _deploy = _make("""Write the files that serve a repository of TensorRT-LLM engines on GPU machines.""")
 _deploy.command("compose", no_args_is_help=True)(compose)
 _deploy.command("k8s", no_args_is_help=True)(k8s)

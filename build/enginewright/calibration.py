@@ -9,7 +9,7 @@ from enginewright_errors import RecipeError, UsageError
 from enginewright_front.messages import Message
 from enginewright_front.prompt import PromptEncoder, read_tokenizer
 
-from enginewright.recipe import CalibrationRecipe, VerifyRecipe
+from enginewright.recipe import CalibrationRecipe, ReportRecipe, VerifyRecipe
 from enginewright.text_samples import Document, TextSamples, pack, read_documents
 
 __all__ = ["load_calibration", "load_held_out"]
@@ -47,14 +47,24 @@ def load_calibration(recipe: CalibrationRecipe, checkpoint: Path) -> TextSamples
     )
 
 
-def load_held_out(recipe: VerifyRecipe, checkpoint: Path) -> TextSamples:
-    """Token ids [samples, length] to verify on: the held-out text first, and only then calibration text.
+def load_held_out(recipe: VerifyRecipe | ReportRecipe, checkpoint: Path) -> TextSamples:
+    """Token ids [samples, length] to judge by: a report's own data, else the built-in held-out text.
+
+    Where that is too short, calibration text follows it.
 
     Raises:
         RecipeError: `recipe` asks for more than there is.
         CheckpointError: a tokenizer that cannot be read.
     """
-    documents = [document for path in (_HELD_OUT, _BUILTIN) for document in read_documents(path, "", _WHERE)]
+    if isinstance(recipe, ReportRecipe) and recipe.data != "builtin":
+        where = f"report.samples: {Path(recipe.data).name}"
+        documents = read_documents(Path(recipe.data), recipe.field, "report.data")
+    else:
+        section = "report" if isinstance(recipe, ReportRecipe) else "verify"
+        where = f"{section}.samples: the built-in text"
+        documents = [
+            document for path in (_HELD_OUT, _BUILTIN) for document in read_documents(path, "", _WHERE)
+        ]
     encode, prefix = _plain_encoder(checkpoint)
     return pack(
         documents,
@@ -63,7 +73,7 @@ def load_held_out(recipe: VerifyRecipe, checkpoint: Path) -> TextSamples:
         length=recipe.length,
         seed=None,
         prefix=prefix,
-        where="verify.samples: the built-in text",
+        where=where,
     )
 
 

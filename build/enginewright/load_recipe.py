@@ -22,6 +22,13 @@ __all__ = ["Override", "load_recipe", "load_trtllm_recipe", "parse_set", "recipe
 AnyRecipe = TypeVar("AnyRecipe", Recipe, TrtllmRecipe)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+# Fields that may name a file or folder.
+_PATHS: tuple[FieldPath, ...] = (
+    ("checkpoint", "source"),
+    ("quantization", "calibration", "data"),
+    ("report", "data"),
+    ("report", "tasks"),
+)
 _PACKAGED = Path(__file__).with_name("recipes")
 
 
@@ -174,7 +181,7 @@ def _assign(data: dict[str, Any], override: Override) -> None:
 
 def _anchor_paths(data: Mapping[str, Any], base: Path, flags: Mapping[FieldPath, str]) -> None:
     """Make relative paths absolute: from the recipe file's folder, or the current one if a flag gave them."""
-    for path in (("checkpoint", "source"), ("quantization", "calibration", "data")):
+    for path in _PATHS:
         section: Any = data
         for part in path[:-1]:
             section = section.get(part) if isinstance(section, dict) else None

@@ -5,7 +5,8 @@
     quantize     request (inputs, parameters, versions, machine) -> files
     compile      the same; its input `checkpoint` is the digest of quantize's files
     verify       the same; it has no files, and it exists only because its gate passed
-    package      the same; its files are the repository
+    report       the same, with the texts and the original as inputs; its figures are in report.json
+    package      the same; its files are the repository. Its request has the gate's bounds: they held
 
 A request's `key` is the hash of the request, a `digest` the hash of a list of files, so each link can be
 recomputed (`verify_repository`). There is no time, path or secret in it: the same build gives the same bytes.
@@ -79,7 +80,12 @@ def manifest_key(folder: Path, stage: str) -> str | None:
 def _portable(plan: Plan) -> dict[str, Any]:
     """The recipe without this machine's paths: the chain says what was at them."""
     recipe = plan.recipe.model_dump()
-    for section, field in ((recipe["checkpoint"], "source"), (recipe["quantization"]["calibration"], "data")):
+    for section, field in (
+        (recipe["checkpoint"], "source"),
+        (recipe["quantization"]["calibration"], "data"),
+        (recipe["report"], "data"),
+        (recipe["report"], "tasks"),
+    ):
         if section[field].startswith("/"):
             section[field] = section[field].rstrip("/").rpartition("/")[2]
     return recipe

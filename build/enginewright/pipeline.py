@@ -1,4 +1,4 @@
-"""plan -> quantize -> compile -> verify -> package: a recipe in, a verified model repository out."""
+"""plan, quantize, compile, verify, report, package: a recipe in, a verified model repository out."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ from enginewright.plan import Plan, Room, make_plan, require_fit
 from enginewright.plan_text import plan_text
 from enginewright.progress import Reporter
 from enginewright.publish import keep_rejected, publish
+from enginewright.quality.figures import read_quality_report
+from enginewright.quality.gate import GateBounds, check_gate, gate_bounds
+from enginewright.quality.texts import ReportTexts, load_report_texts
 from enginewright.recipe import Recipe
 from enginewright.source import Source, resolve_source
-from enginewright.steps import Step, compile_step, package_step, quantize_step, verify_step
+from enginewright.steps import Step, compile_step, package_step, quantize_step, report_step, verify_step
 from enginewright.units import format_bytes
 
 __all__ = ["BuildResult", "build", "plan_build"]
@@ -87,8 +90,10 @@ def build(
         calibration = None
         if recipe.quantization.format != "none":
             calibration = load_calibration(recipe.quantization.calibration, source.folder).sha256
+        texts = load_report_texts(recipe.report, source.folder, plan.limits.max_seq_len)
+        bounds = gate_bounds(recipe.gate, recipe.quantization.format, plan.sizes.parameters)
         if plan.shortages and not force:
-            plan = run.plan(checkpoint, run.cached(plan, link["digest"], calibration))
+            plan = run.plan(checkpoint, run.cached(plan, link["digest"], calibration, texts, bounds))
             require_fit(plan)
 
         quantized = run.obtain(quantize_step(recipe, link["digest"], calibration), source=source.folder)
@@ -96,15 +101,29 @@ def build(
         made = {"checkpoint": quantized.folder, "engine": engine.folder}
         try:
             verified = run.obtain(verify_step(recipe, quantized.digest, engine.digest), **made)
+            measured = run.obtain(
+                report_step(recipe, link["digest"], quantized.digest, engine.digest, texts),
+                source=source.folder,
+                **made,
+            )
+            check_gate(read_quality_report(measured.report["measured"]), bounds)
         except GateFailed as error:
             manifest = make_manifest(plan, link, calibration, run.entries)
-            kept = keep_rejected(folder.path, engine, manifest, error)
+            kept = keep_rejected(folder.path, engine, manifest, run.report(plan, bounds), error)
             hint = f"{error.hint}; the rejected engine is in {kept}"
             raise GateFailed(error.message, code=error.code, hint=hint) from error
         repository = run.obtain(
-            package_step(recipe, quantized.digest, engine.digest, verified.request.key), **made
+            package_step(
+                recipe,
+                quantized.digest,
+                engine.digest,
+                verified.request.key,
+                measured.request.key,
+                bounds,
+            ),
+            **made,
         )
-        manifest, report = make_manifest(plan, link, calibration, run.entries), run.report(plan)
+        manifest, report = make_manifest(plan, link, calibration, run.entries), run.report(plan, bounds)
         with explained("output", folder.path):
             published = publish(folder, repository, manifest, report, cache)
     reused = {name: entry.reused for name, entry in run.entries.items()}
@@ -181,7 +200,9 @@ class _Run:
             line.verb, line.note = "hashed", format_bytes(sum(item.bytes for item in files.values()))
         return source_link(source, files)
 
-    def cached(self, plan: Plan, source: str, calibration: str | None) -> set[str]:
+    def cached(
+        self, plan: Plan, source: str, calibration: str | None, texts: ReportTexts, bounds: GateBounds
+    ) -> set[str]:
         """The stages whose results the cache has, as far as names tell: they need no room any more."""
         names = set[str]()
         quantized = self.cache.peek(quantize_step(self.recipe, source, calibration).request)
@@ -193,8 +214,10 @@ class _Run:
             return names
         names.add("compile")
         verified = verify_step(self.recipe, quantized, engine).request
-        package = package_step(self.recipe, quantized, engine, verified.key).request
-        names.update(request.stage for request in (verified, package) if self.cache.peek(request) is not None)
+        report = report_step(self.recipe, source, quantized, engine, texts).request
+        package = package_step(self.recipe, quantized, engine, verified.key, report.key, bounds).request
+        requests = (verified, report, package)
+        names.update(request.stage for request in requests if self.cache.peek(request) is not None)
         if manifest_key(self.output, "package") == package.key:
             names.add("output")
         return names
@@ -214,11 +237,11 @@ class _Run:
             entry = self.cache.obtain(step.request, make, self.reporter.advance)
             line.verb = "reused" if entry.reused else "built"
             size = sum(item.bytes for item in entry.files.values())
-            line.note = format_bytes(size) if size else "passed"
+            line.note = format_bytes(size) if size else str(entry.report.get("note", "passed"))
         self.entries[stage] = entry
         return entry
 
-    def report(self, plan: Plan) -> dict[str, Any]:
+    def report(self, plan: Plan, bounds: GateBounds) -> dict[str, Any]:
         """How it went, beside what was planned. `reused` stages report the build that made them."""
         planned = {stage.name: stage for stage in plan.stages}
         stages = {
@@ -230,7 +253,7 @@ class _Run:
             }
             for name, entry in self.entries.items()
         }
-        return {"plan": plan.as_json(), "stages": stages}
+        return {"plan": plan.as_json(), "gate": asdict(bounds), "stages": stages}
 
 
 def _room(cache: Path, output: Path, read_bandwidth: float | None) -> Room:

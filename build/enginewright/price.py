@@ -132,6 +132,7 @@ _PASSES = {"int4_awq": 14.0, "fp8": 2.5, "int8_sq": 2.5, "none": 0.0}
 _EFFICIENCY = 0.5  # of the speed of one large matrix product
 _DISK_SPEED = 400e6  # bytes a second, read or written
 _IMPORT_SECONDS, _VERIFY_SECONDS = 8.0, 4.0
+_PROMPT_TOKENS, _ITEM_TOKENS = 32, 48  # of the built-in ones, with a chat template, all four choices
 
 
 def price_stages(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machine) -> tuple[StageCost, ...]:
@@ -156,6 +157,7 @@ def price_stages(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machine
         quantize,
         StageCost("compile", _RUNTIME + largest, sizes.weight_bytes, compiled),
         StageCost("verify", _TORCH + _WORK + engine + tables + logits + layer, 0, checked),
+        StageCost("report", _report_memory(recipe, spec, sizes), 0, _report_seconds(recipe, sizes, machine)),
         StageCost("package", _RUNTIME, 0, 0.1),
         StageCost("serve", _RUNTIME + engine + sizes.kv_bytes, 0, None),
     )
@@ -172,6 +174,33 @@ def _quantize_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes) -> int:
     if recipe.quantization.format == "int4_awq":
         activations += activations // 2
     return _TORCH + _WORK + sizes.parameters * width + sizes.source_bytes + activations
+
+
+def _report_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes) -> int:
+    """A layer of each checkpoint, the engine, and what every text carries from layer to layer."""
+    report = recipe.report
+    tables = 2 * (1 if spec.tie_word_embeddings else 2) * _FLOAT * spec.vocab_size * spec.hidden_size
+    logits = 3 * _FLOAT * spec.vocab_size * report.length
+    hidden = 4 * _FLOAT * spec.hidden_size * _report_tokens(recipe)
+    layer = 2 * _FLOAT * sizes.parameters // spec.num_layers
+    return _TORCH + _WORK + sizes.weight_bytes * 6 // 5 + tables + logits + hidden + layer
+
+
+def _report_seconds(recipe: Recipe, sizes: Sizes, machine: Machine) -> float:
+    forward = 3 * _forward_seconds(sizes, _report_tokens(recipe), machine)
+    original = 2 * _FLOAT * sizes.parameters / _DISK_SPEED
+    step = (_FLOAT * sizes.parameters + sizes.step_bytes) / machine.read_bandwidth
+    return forward + original + 2 * recipe.report.answer_tokens * step if recipe.report.prompts else forward
+
+
+def _report_tokens(recipe: Recipe) -> int:
+    """Held-out text, prompts with answers, and items of four choices."""
+    report = recipe.report
+    return (
+        report.samples * report.length
+        + report.prompts * (report.answer_tokens + _PROMPT_TOKENS)
+        + report.items * _ITEM_TOKENS
+    )
 
 
 def _quantize_seconds(recipe: Recipe, sizes: Sizes, machine: Machine) -> float:

@@ -48,7 +48,9 @@ def publish(
     return Published(output.path, hashlib.sha256(content).hexdigest(), changed)
 
 
-def keep_rejected(output: Path, engine: Entry, manifest: Mapping[str, Any], error: GateFailed) -> Path:
+def keep_rejected(
+    output: Path, engine: Entry, manifest: Mapping[str, Any], report: Mapping[str, Any], error: GateFailed
+) -> Path:
     """The engine that did not pass, beside where it would have gone: for a look, not for serving."""
     path = output.with_name(f"{output.name}.rejected")
 
@@ -57,7 +59,7 @@ def keep_rejected(output: Path, engine: Entry, manifest: Mapping[str, Any], erro
         link_tree(engine.folder, folder / "engine")
         (folder / MANIFEST).write_bytes(json_bytes(manifest))
         reason = {"code": error.code, "message": error.message, "hint": error.hint}
-        (folder / REPORT).write_bytes(json_bytes({"rejected": reason}))
+        (folder / REPORT).write_bytes(json_bytes({**report, "rejected": reason}))
 
     with OutputFolder(path) as rejected:
         rejected.publish(fill)

@@ -25,9 +25,11 @@ __all__ = [
     "CheckpointRecipe",
     "ContextRecipe",
     "EngineRecipe",
+    "GateRecipe",
     "LongContextRecipe",
     "QuantizationRecipe",
     "Recipe",
+    "ReportRecipe",
     "Section",
     "ServingRecipe",
     "VerifyRecipe",
@@ -144,6 +146,39 @@ class VerifyRecipe(Section):
     smoke_expect: str | None = Field(default=None, min_length=1, max_length=4096)
 
 
+class ReportRecipe(Section):
+    # Text on which the engine is compared with the original checkpoint: a .txt or .jsonl file that the
+    # calibration has not seen. The built-in text is short and general.
+    data: Line = Field(default="builtin", min_length=1, max_length=4096)
+    # The field of each JSONL record that holds the text.
+    field: Line = Field(default="text", min_length=1, max_length=256)
+    # Texts. The intervals of the figures narrow with the square root of their number; time grows with it.
+    samples: int = Field(default=4, ge=1, le=65_536)
+    # Tokens a text; longer than engine.max_seq_len is cut.
+    length: int = Field(default=128, ge=16, le=131_072)
+    # Questions that the original and the engine answer, greedily and sampled.
+    prompts: int = Field(default=6, ge=0, le=24)
+    # Tokens an answer. Loops show in long ones: 256 to 1024 for a model that will be used in earnest.
+    answer_tokens: int = Field(default=48, ge=1, le=131_072)
+    # Multiple choice: a .jsonl file of {"prompt", "choices", "answer"}. The built-in items are easy.
+    tasks: Line = Field(default="builtin", min_length=1, max_length=4096)
+    # Items of it.
+    items: int = Field(default=12, ge=0, le=65_536)
+    # Quantize one layer at a time to see which cost most. Takes half as many passes as there are layers.
+    sensitivity: bool = False
+
+
+class GateRecipe(Section):
+    # Bounds of the engine against the original checkpoint, on the report's text. Null takes the default for
+    # the format and the size of the model (the table is in quality/gate.py).
+    # Largest mean Kullback-Leibler divergence, in nats.
+    max_kl: float | None = Field(default=None, gt=0.0, le=100.0)
+    # Smallest share of positions whose likeliest token is the same.
+    min_top1: float | None = Field(default=None, ge=0.0, le=1.0)
+    # Largest perplexity, as a multiple of the original's.
+    max_perplexity_ratio: float | None = Field(default=None, gt=0.0, le=1000.0)
+
+
 class ServingRecipe(Section):
     # Requests that wait for a free place before new ones are refused.
     max_queue: int = Field(default=256, ge=1, le=65_536)
@@ -161,6 +196,8 @@ class Recipe(Section):
     engine: EngineRecipe = EngineRecipe()
     context: ContextRecipe = ContextRecipe()
     verify: VerifyRecipe = VerifyRecipe()
+    report: ReportRecipe = ReportRecipe()
+    gate: GateRecipe = GateRecipe()
     serving: ServingRecipe = ServingRecipe()
 
     @model_validator(mode="after")

@@ -14,12 +14,23 @@ from typing import Any
 
 from enginewright.cache import Made, StageRequest
 from enginewright.limits import Limits
+from enginewright.quality.gate import GateBounds
+from enginewright.quality.texts import ReportTexts
 from enginewright.recipe import Recipe
 from enginewright.stages.compile import compile_engine, engine_options
 from enginewright.stages.package import package
 from enginewright.versions import stage_versions
 
-__all__ = ["Advance", "Inputs", "Step", "compile_step", "package_step", "quantize_step", "verify_step"]
+__all__ = [
+    "Advance",
+    "Inputs",
+    "Step",
+    "compile_step",
+    "package_step",
+    "quantize_step",
+    "report_step",
+    "verify_step",
+]
 
 Advance = Callable[[int, int], None]
 Inputs = Mapping[str, Path]
@@ -82,14 +93,43 @@ def verify_step(recipe: Recipe, checkpoint: str, engine: str) -> Step:
     return Step(StageRequest("verify", inputs, recipe.verify.model_dump(), versions), make)
 
 
-def package_step(recipe: Recipe, checkpoint: str, engine: str, verified: str) -> Step:
-    """verified: the key of the verification that passed."""
+def report_step(recipe: Recipe, source: str, checkpoint: str, engine: str, texts: ReportTexts) -> Step:
+    """Like verify's, its result has no files: the figures are in its report. Whether they are good enough is
+    the gate's to say, so that another bound costs no measurement."""
+    quantized = recipe.quantization.format != "none"
+
+    def make(folders: Inputs, out: Path, advance: Advance) -> Made:
+        from enginewright.stages.report import measure_quality
+
+        report = measure_quality(
+            folders["source"],
+            folders["checkpoint"] if quantized else None,
+            folders["engine"],
+            texts,
+            recipe.report.answer_tokens,
+            out,
+            advance,
+            sensitivity=recipe.report.sensitivity,
+        )
+        return Made(report={"measured": report.as_json(), "note": report.summary})
+
+    libraries = ("onnxruntime", "torch", "transformers", "numpy")
+    versions = stage_versions(code=("enginewright.stages.report",), libraries=libraries)
+    inputs = {"source": source, "checkpoint": checkpoint, "engine": engine, "texts": texts.sha256}
+    parameters = {"answer_tokens": recipe.report.answer_tokens, "sensitivity": recipe.report.sensitivity}
+    return Step(StageRequest("report", inputs, parameters, versions), make)
+
+
+def package_step(
+    recipe: Recipe, checkpoint: str, engine: str, verified: str, measured: str, bounds: GateBounds
+) -> Step:
+    """verified, measured: the keys of the verification that passed and of the report that kept `bounds`."""
 
     def make(folders: Inputs, out: Path, advance: Advance) -> Made:
         package(folders["engine"], folders["checkpoint"], out, recipe)
         return Made()
 
-    inputs = {"checkpoint": checkpoint, "engine": engine, "verified": verified}
-    parameters = {"name": recipe.name, **recipe.serving.model_dump()}
+    inputs = {"checkpoint": checkpoint, "engine": engine, "verified": verified, "measured": measured}
+    parameters = {"name": recipe.name, **recipe.serving.model_dump(), "gate": asdict(bounds)}
     versions = stage_versions(code=("enginewright_front", "enginewright_onnx", "enginewright_errors"))
     return Step(StageRequest("package", inputs, parameters, versions), make)

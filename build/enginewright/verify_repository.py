@@ -22,6 +22,7 @@ _LINKS = {
     "quantize": {"source": "source", "calibration": "calibration"},
     "compile": {"checkpoint": "quantize"},
     "verify": {"checkpoint": "quantize", "engine": "compile"},
+    "report": {"source": "source", "checkpoint": "quantize", "engine": "compile"},
     "package": {"checkpoint": "quantize", "engine": "compile"},
 }
 _ENGINE = "llm/1/engine/"
@@ -110,6 +111,8 @@ def _broken_links(chain: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{stage} was not made from this {before}"
     if chain["package"]["request"]["inputs"]["verified"] != chain["verify"]["key"]:
         yield "package does not follow from this verify"
+    if chain["package"]["request"]["inputs"]["measured"] != chain["report"]["key"]:
+        yield "package does not follow from this report"
 
 
 def repository_files(folder: Path) -> set[str]:

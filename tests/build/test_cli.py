@@ -19,6 +19,8 @@ from enginewright import cli
 TESTS = Path(__file__).parents[1]
 SMALL = (
     "--qformat", "none", "--set", "verify={samples: 1, length: 16, max_kl: 10.0, min_top1: 0.0}",
+    "--set", "report={samples: 1, length: 16, prompts: 1, answer_tokens: 4, items: 1}",
+    "--set", "gate={max_kl: 10.0, min_top1: 0.0, max_perplexity_ratio: 100.0}",
     "--memory-bandwidth", "40GB/s",
 )  # fmt: skip
 
@@ -68,7 +70,7 @@ def test_build_verify_and_build_again(run: Run, checkpoint: Path, tmp_path: Path
     assert verified.rstrip().endswith(lines[-1].rpartition(" (")[2])
     code, out, _ = run("build", checkpoint, "-o", tmp_path / "out", *SMALL)
     assert code == 0
-    assert out.count(" reused ") == 4
+    assert out.count(" reused ") == 5
     assert "unchanged: " in out
     (tmp_path / "out" / "llm" / "1" / "front.json").unlink()
     code, out, errors = run("verify", tmp_path / "out")
@@ -83,7 +85,7 @@ def test_json_events_end_with_the_result(run: Run, checkpoint: Path, tmp_path: P
     assert told[0]["plan"]["fits"] is True
     assert told[-1]["event"] == "result"
     assert told[-1]["ok"] is True
-    assert set(told[-1]["reused"]) == {"quantize", "compile", "verify", "package"}
+    assert set(told[-1]["reused"]) == {"quantize", "compile", "verify", "report", "package"}
     code, out, _ = run("verify", tmp_path / "out", "--json")
     assert events(out)[-1]["manifest_sha256"] == told[-1]["manifest_sha256"]
     code, out, errors = run("build", checkpoint, "-o", tmp_path / "out", "--json", "--max-batch-size", "0")

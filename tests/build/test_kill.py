@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-STAGES = ("quantize", "compile", "verify", "package")
+STAGES = ("quantize", "compile", "verify", "report", "package")
 TESTS = Path(__file__).parents[1]
 
 Ask = Callable[..., dict[str, Any]]
@@ -54,6 +54,8 @@ SMALL = (
     "quantization.group_size=64",
     "quantization.calibration={samples: 2, length: 64}",
     "verify={samples: 1, length: 16, max_kl: 10.0, min_top1: 0.0}",
+    "report={samples: 1, length: 16, prompts: 1, answer_tokens: 4, items: 1}",
+    "gate={max_kl: 10.0, min_top1: 0.0, max_perplexity_ratio: 100.0}",
 )
 
 

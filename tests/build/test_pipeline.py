@@ -31,7 +31,7 @@ def built(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished build; tests that change it copy it."""
     run = Run(tmp_path_factory.mktemp("built"))
     result = run(checkpoint)
-    assert list(result.reused.values()) == [False] * 4
+    assert list(result.reused.values()) == [False] * 5
     return run
 
 
@@ -57,7 +57,7 @@ def test_the_output_is_a_repository_with_manifest_and_report(built: Run) -> None
     names = {path.name for path in built.out.iterdir()}
     assert names >= {"manifest.json", "report.json", "llm", "ensemble", "tensorrt_llm_bls", "vllm_model"}
     manifest = json.loads(built.manifest)
-    assert list(manifest["chain"]) == ["compile", "package", "quantize", "source", "verify"]
+    assert list(manifest["chain"]) == ["compile", "package", "quantize", "report", "source", "verify"]
     report = json.loads((built.out / "report.json").read_bytes())
     for stage in STAGES:
         assert report["stages"][stage]["peak_memory_bytes"] > 0
@@ -68,7 +68,7 @@ def test_the_output_is_a_repository_with_manifest_and_report(built: Run) -> None
 def test_a_second_build_does_nothing(run: Run, checkpoint: Path) -> None:
     before = run.out.stat(), run.manifest, (run.out / "report.json").read_bytes()
     result = run(checkpoint)
-    assert list(result.reused.values()) == [True] * 4
+    assert list(result.reused.values()) == [True] * 5
     assert not result.changed
     assert (run.out.stat(), run.manifest, (run.out / "report.json").read_bytes()) == before
 
@@ -122,7 +122,7 @@ def test_a_flipped_byte_in_a_source_shard_is_another_source(
 ) -> None:
     source = tmp_path / checkpoint.name
     shutil.copytree(checkpoint, source)
-    assert list(run(source).reused.values()) == [True] * 4
+    assert list(run(source).reused.values()) == [True] * 5
     flip(source / "model.safetensors")
     result = run(source)
     assert not result.reused["quantize"]
@@ -143,7 +143,7 @@ def test_a_flipped_byte_in_the_cache_is_noticed_and_repaired(
     assert not result.reused[stage]
     assert any(f"the cached {stage}" in line and largest.name in line for line in run.warnings)
     assert run.manifest == built.manifest
-    assert list(run(checkpoint).reused.values()) == [True] * 4
+    assert list(run(checkpoint).reused.values()) == [True] * 5
     assert run.warnings == []
 
 
@@ -159,9 +159,15 @@ def test_a_changed_file_in_the_output_is_put_right(run: Run, built: Run, checkpo
 
 
 def test_a_changed_field_repeats_only_what_depends_on_it(run: Run, checkpoint: Path) -> None:
-    assert list(run(checkpoint, "serving.max_queue=7").reused.values()) == [True, True, True, False]
-    assert list(run(checkpoint, "verify.samples=2").reused.values()) == [True, True, False, False]
-    assert list(run(checkpoint, "engine.max_batch_size=2").reused.values()) == [True, False, False, False]
+    assert list(run(checkpoint, "serving.max_queue=7").reused.values()) == [True, True, True, True, False]
+    assert list(run(checkpoint, "verify.samples=2").reused.values()) == [True, True, False, True, False]
+    assert list(run(checkpoint, "engine.max_batch_size=2").reused.values()) == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_an_engine_that_is_not_good_enough_is_kept_and_not_published(
@@ -176,7 +182,7 @@ def test_an_engine_that_is_not_good_enough_is_kept_and_not_published(
     assert reason["message"] == error.message
     assert not run.out.exists()
     result = run(checkpoint)
-    assert list(result.reused.values()) == [True, True, False, False]
+    assert list(result.reused.values()) == [True, True, False, False, False]
 
 
 def test_a_group_that_does_not_divide_is_named_before_anything_is_built(

@@ -44,7 +44,9 @@ def repository(tmp_path: Path) -> Path:
     engine = link("compile", Hasher().tree(folder / "llm" / "1" / "engine"), checkpoint=quantized.digest)
     inputs = {"checkpoint": quantized.digest, "engine": engine.digest}
     verified = link("verify", {}, **inputs)
-    link("package", Hasher().tree(folder), **inputs, verified=verified.request.key)
+    measured = link("report", {}, **inputs, source=chain["source"]["digest"])
+    keys = {"verified": verified.request.key, "measured": measured.request.key}
+    link("package", Hasher().tree(folder), **inputs, **keys)
     (folder / "manifest.json").write_bytes(json_bytes({"format": 1, "name": "small", "chain": chain}))
     (folder / "report.json").write_text("{}")
     return folder
@@ -101,6 +103,7 @@ def edits() -> list[tuple[str, Callable[[dict[str, Any]], object], str]]:
         ("engine", engine, "verify was not made from this compile"),
         ("files", lambda c: c["compile"]["files"].pop("model.onnx"), "compile.digest"),
         ("verify", lambda c: c["verify"].update(key="4" * 64), "verify.key"),
+        ("report", lambda c: c["report"].update(key="4" * 64), "report.key"),
         ("no verify", lambda c: c.pop("verify"), "the chain is incomplete"),
         ("nonsense", lambda c: c.update(package=[]), "the chain is incomplete"),
     ]

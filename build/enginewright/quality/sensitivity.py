@@ -1,0 +1,54 @@
+"""Which decoder layers quantization costs most: one layer quantized at a time, the rest as they were.
+
+A decoder layer of the quantized checkpoint computes by itself what the original's did, smoothing included, so
+it can stand in the original's place. Both checkpoints are read once, layer by layer; what is carried along
+are the hidden states of the original and of every variant so far, so the work is half a forward pass a layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enginewright.layered_model import LayeredModel, run_layer
+from enginewright.quality.figures import LayerCost
+from enginewright.quality.positions import KL, compare_positions
+
+__all__ = ["layer_costs"]
+
+
+def layer_costs(
+    source: Path,
+    quantized: Path,
+    texts: NDArray[np.int32],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[LayerCost, ...]:
+    """The mean KL of each layer on `texts` [samples, S]; call it inside a `torch_session`.
+
+    Raises CheckpointError for a checkpoint that lacks a tensor.
+    """
+    original, other = LayeredModel(source), LayeredModel(quantized)
+    clean = original.embed(texts[:, :-1])
+    angles = original.angles(clean)
+    variants: list[Any] = []
+    for index in range(original.num_layers):
+        with other.layer(index) as layer:
+            changed = run_layer(layer, clean, angles)
+        with original.layer(index) as layer:
+            clean = run_layer(layer, clean, angles)
+            variants = [*(run_layer(layer, states, angles) for states in variants), changed]
+        if progress:
+            progress(index + 1, original.num_layers)
+    sums = np.zeros(len(variants))
+    for sample, targets in enumerate(texts[:, 1:]):
+        wanted = original.logits(clean[sample])
+        for index, states in enumerate(variants):
+            found = compare_positions(wanted, {"": original.logits(states[sample])}, targets)
+            sums[index] += found[""][:, KL].mean()
+    return tuple(
+        LayerCost(index, float(f"{total / len(texts):.6g}")) for index, total in enumerate(sums.tolist())
+    )
