@@ -8,6 +8,7 @@ import typer
 
 from enginewright import __version__
 from enginewright.commands.ask import ask
+from enginewright.commands.bench import bench_app
 from enginewright.commands.build import build
 from enginewright.commands.check import check
 from enginewright.commands.demo import demo
@@ -45,6 +46,7 @@ build_engine_app = _make()
 
 for _command in (build, plan, check, verify, serve, ask, demo):
     app.command(no_args_is_help=_command not in (ask, demo))(_command)  # these two need none
+app.add_typer(bench_app, name="bench")
 build_engine_app.command(no_args_is_help=True)(build)
 
 

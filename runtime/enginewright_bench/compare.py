@@ -62,7 +62,7 @@ def compare_runs(first: Path, second: Path) -> Comparison:
     """Compare the loads that both folders have, by label.
 
     Each figure is computed again for 2,000 resamples of the requests of each run (bootstrap percentile
-    interval). That covers how much the requests of a run differ, not how much runs do: repeat one to see that.
+    interval): how much the requests of a run differ, not how much runs do; repeat a run to see that.
     The throughput of a resample follows its tokens and times at the concurrency of its run.
     Raises UsageError for folders without a result, and if no load is in both.
     """

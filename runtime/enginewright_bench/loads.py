@@ -12,7 +12,15 @@ from enginewright_bench.lengths import Lengths
 from enginewright_bench.result import Skipped
 from enginewright_bench.workload import Workload
 
-__all__ = ["PROFILES", "Load", "Profile", "closed_loads", "open_loads", "qwen_speed_loads"]
+__all__ = [
+    "PROFILES",
+    "Load",
+    "Profile",
+    "chat_workload",
+    "closed_loads",
+    "open_loads",
+    "qwen_speed_loads",
+]
 
 Profile = Literal["chat", "qwen-speed"]
 

@@ -81,12 +81,15 @@ def read_limit(repository: Path, bandwidth: tuple[float, str] | None) -> Physica
     bandwidth: bytes a second and where that is from; None takes what the build measured on its machine.
     """
     try:
-        plan = _load(repository / "manifest.json")["plan"]
+        manifest = _load(repository / "manifest.json")
+        plan = manifest["plan"]
         weights = float(plan["sizes"]["step_bytes"])
         kv = float(plan["sizes"]["kv_bytes_per_token"])
         streams = int(plan["sizes"]["sequences"])
     except (OSError, ValueError, KeyError, TypeError):
         return f"{repository}/manifest.json has no plan with step_bytes, kv_bytes_per_token and sequences"
+    if bandwidth is None and manifest["target"] != "onnx":
+        return f"{repository} runs on GPUs: give --memory-bandwidth, of one of them times their number"
     if bandwidth is None:
         try:
             speed = float(_load(repository / "report.json")["plan"]["machine"]["read_bandwidth"])
