@@ -98,7 +98,8 @@ def _frontier(figure: Any, result: BenchResult, points: Sequence[Point]) -> None
     totals = [point.metrics["output_token_throughput"].avg for point in shown]
     axes.plot(users, totals, marker="o", label="measured")
     for point, user, total in zip(shown, users, totals, strict=True):
-        axes.annotate(point.label, (user, total), textcoords="offset points", xytext=(4, 4), fontsize=7)
+        load = point.label.rpartition("-")[2]
+        axes.annotate(load, (user, total), textcoords="offset points", xytext=(4, 4), fontsize=7)
     limits = [point.limit for point in shown if point.limit is not None]
     if limits:
         axes.plot(
