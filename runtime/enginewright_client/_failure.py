@@ -8,7 +8,6 @@ lost status; so the code in the text decides, then what Triton's own refusals lo
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from enginewright_client._exceptions import (
     ConnectError,
@@ -19,9 +18,11 @@ from enginewright_client._exceptions import (
     RequestError,
     RequestTimeout,
     ServerOverloaded,
+    TLSError,
 )
+from enginewright_client._transport import FORKED, TransportError
 
-__all__ = ["from_message", "from_rpc_error"]
+__all__ = ["from_message", "from_transport_error"]
 
 _PARTS = re.compile(r"(?s)(?P<message>.*?)(?:; (?P<hint>[^;]*))? \[(?P<code>[a-z0-9-]+)\]$")
 _PREFIX = re.compile(r"^(?:\[request id: [^\]]*\] |in ensemble '[^']*', )+")
@@ -44,6 +45,39 @@ _LOST = re.compile(
     r"failed to connect|connection (refused|reset)|socket closed|stream removed|broken pipe|goaway|keepalive"
     r"|transport|resol(ution|ving)|dns|lookup failed|connection attempt timed out|endpoint",
     re.IGNORECASE,
+)
+_PINGS = "keepalive pings of a request that was silent for long"
+_TLS = (
+    (
+        re.compile(r"certificate has expired"),
+        "tls-expired",
+        "its certificate has expired",
+        "renew the server's certificate",
+    ),
+    (
+        re.compile(r"is not in peer certificate|hostname mismatch|Hostname Verification", re.IGNORECASE),
+        "tls-host-mismatch",
+        "its certificate is for another name",
+        "give that name as TLS(server_name=...)",
+    ),
+    (
+        re.compile(r"CERTIFICATE_VERIFY_FAILED|self.signed certificate|unable to get local issuer"),
+        "tls-untrusted",
+        "its certificate is signed by an unknown authority",
+        "give the authority's certificate as TLS(ca=...)",
+    ),
+    (
+        re.compile(r"CERTIFICATE_REQUIRED|bad certificate|unknown ca|alert", re.IGNORECASE),
+        "tls-client-certificate",
+        "it does not accept this client's certificate, or wants one",
+        "give TLS(certificate=..., key=...) that the server's authority signed",
+    ),
+    (
+        re.compile(r"ssl|tls|handshake", re.IGNORECASE),
+        "tls-failed",
+        "the TLS handshake failed",
+        "does the server speak TLS on this port?",
+    ),
 )
 
 
@@ -80,40 +114,48 @@ def from_message(text: str, request_id: str) -> RequestError:
     return EngineError(text, code="engine-error", hint="see the server's log", request_id=request_id)
 
 
-def from_rpc_error(error: Any, address: str, request_id: str, timeout: float | None) -> RequestError:
-    """The error that ended a call. `error` is a grpc.RpcError."""
-    import grpc
-
-    status, details = error.code(), error.details() or ""
-    if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return RequestTimeout(
-            f"no complete answer from {address} within {timeout:g} s" if timeout else details,
-            code="timeout",
-            hint="give more time, or ask for fewer tokens",
-            request_id=request_id,
-        )
-    if status is grpc.StatusCode.CANCELLED:
+def from_transport_error(error: TransportError, address: str, request_id: str = "") -> RequestError:
+    """The error that ended a call. A deadline's error is made by whoever knows the deadline."""
+    if error.status == "CANCELLED":
         return RequestCancelled("the request was cancelled", code="cancelled", request_id=request_id)
-    if status is grpc.StatusCode.UNAVAILABLE and _LOST.search(details):
-        return ConnectError(
-            f"no connection to {address}: {_reason(details)}",
-            code="no-connection",
-            hint="start a server with `enginewright serve REPO`, or give the address of one",
-            request_id=request_id,
-        )
-    if status is grpc.StatusCode.RESOURCE_EXHAUSTED:
+    if error.status == "UNAVAILABLE" and (refused := _connection_error(error.details, address)) is not None:
+        refused.request_id = request_id
+        return refused
+    if error.status == "RESOURCE_EXHAUSTED":
         return InvalidRequest(
-            f"a message is too large: {details}",
+            f"a message is too large: {error.details}",
             code="message-too-large",
-            hint="send less text",
+            hint="send less text, or give TritonClient a larger max_message_bytes",
             request_id=request_id,
         )
-    failure = from_message(details, request_id)
-    if status is grpc.StatusCode.UNAVAILABLE and isinstance(failure, EngineError):
+    failure = from_message(error.details, request_id)
+    if error.status == "UNAVAILABLE" and isinstance(failure, EngineError):
         return ServerOverloaded(
             failure.message, code="unavailable", hint="try again later", request_id=request_id
         )
     return failure
+
+
+def _connection_error(details: str, address: str) -> ConnectError | None:
+    """What is wrong with the connection; None when it is the server that speaks."""
+    if "too_many_pings" in details or "Too many pings" in details:
+        return ConnectError(
+            f"{address} ended the connection after {_PINGS}",
+            code="too-many-pings",
+            hint="start Triton with --grpc-http2-max-ping-strikes=0, or give Keepalive(interval=300)",
+        )
+    if details == FORKED:
+        return ConnectError(details, code="forked", hint="make requests in the process that reads them")
+    for pattern, code, problem, hint in _TLS:
+        if pattern.search(details):
+            return TLSError(f"no trusted connection to {address}: {problem}", code=code, hint=hint)
+    if _LOST.search(details):
+        return ConnectError(
+            f"no connection to {address}: {_reason(details)}",
+            code="no-connection",
+            hint="start a server with `enginewright serve REPO`, or give the address of one",
+        )
+    return None
 
 
 def _reason(details: str) -> str:

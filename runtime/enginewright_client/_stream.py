@@ -3,110 +3,63 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
-from enginewright_client._exceptions import EngineError
-from enginewright_client._failure import from_message, from_rpc_error
-from enginewright_client._models import Delta, FinishReason, Usage
-from enginewright_client._wire import decode_delta
+from enginewright_client._answer import AnswerReader
+from enginewright_client._exceptions import RequestError
+from enginewright_client._exchange import END_SECONDS, Exchange
+from enginewright_client._models import Delta
+from enginewright_client._stream_base import StreamBase
+from enginewright_client._transport import Call, TransportError
 
-__all__ = ["CompletionStream"]
+__all__ = ["CompletionStream", "Start"]
 
-_END_SECONDS = 1.0  # from an error to the end of its call
+Start = Callable[[Exchange], tuple[Call, AnswerReader]]
+"""Starts an attempt of a request. Raises the errors of RequestError."""
 
 
-class CompletionStream:
+class CompletionStream(StreamBase[Call]):
     """An answer as it is generated: iterate over it for `Delta`s.
 
     Leaving the loop early, `close()`, the end of a `with` block or the last reference cancel the request, and
     the server frees its slot. `close()` may be called from another thread: the reading one then gets
     RequestCancelled. finish_reason, usage: known after the last delta.
+
+    >>> from enginewright_client import TritonClient
+    >>> with TritonClient(transport=fake_server) as client, client.stream("Once upon") as answer:
+    ...     for delta in answer:
+    ...         print(repr(delta.text))
+    ...     print(answer.finish_reason, answer.usage.output_tokens)
+    'a '
+    'time'
+    ''
+    stop 2
     """
 
-    def __init__(self, call: Any, *, request_id: str, address: str, timeout: float | None) -> None:
-        self._call = call
-        self._address = address
-        self._timeout = timeout
-        self._done = False
-        self.request_id = request_id
-        self.finish_reason: FinishReason | None = None
-        self.usage: Usage | None = None
+    def __init__(self, exchange: Exchange, start: Start) -> None:
+        super().__init__(exchange)
+        self._start = start
+        self._reader: AnswerReader
+        self._closed = threading.Event()
+        while self._call is None:
+            self._try(self._begin)
 
     def __iter__(self) -> CompletionStream:
         return self
 
     def __next__(self) -> Delta:
         """The next piece. Raises the errors of `RequestError`."""
-        import grpc
-
-        if self._done:
-            raise StopIteration
-        try:
-            response = next(self._call)
-        except StopIteration:
-            self._done = True
-            if self.finish_reason is None:
-                raise EngineError(
-                    "the answer ended without a finish reason",
-                    code="incomplete-answer",
-                    hint="see the server's log",
-                    request_id=self.request_id,
-                ) from None
-            raise
-        except grpc.RpcError as error:
-            self._done = True
-            raise from_rpc_error(error, self._address, self.request_id, self._timeout) from None
-        except BaseException:
-            self.close()
-            raise
-        if response.error_message:
-            self._read_end_or_cancel()
-            raise from_message(response.error_message, self.request_id)
-        try:
-            delta = decode_delta(response.infer_response, self.request_id)
-        except EngineError:
-            self.close()
-            raise
-        if delta.finish_reason is not None:
-            self.finish_reason, self.usage = delta.finish_reason, delta.usage
-            if response.infer_response.parameters["triton_final_response"].bool_param:
-                self._read_end()
-        return delta
-
-    def _read_end_or_cancel(self) -> None:
-        """After an error: the server ends the call, unless it takes too long.
-
-        A call that is reset between an error and the FINAL behind it can crash Triton 2.51: of 16 servers
-        that got up to 12,000 such calls from 8 threads 12 died, most within 2 seconds.
-        """
-        timer = threading.Timer(_END_SECONDS, self._call.cancel)
-        timer.daemon = True
-        timer.start()
-        try:
-            self._read_end()
-        finally:
-            timer.cancel()
-
-    def _read_end(self) -> None:
-        """Wait for the status that follows the last response."""
-        import grpc
-
-        try:
-            for _ in self._call:
-                pass
-        except grpc.RpcError:
-            pass  # what was to come has come
-        except BaseException:
-            self.close()
-            raise
-        self._done = True
+        while not self._done:
+            delta = self._try(self._read)
+            if delta is not None:
+                return delta
+        raise StopIteration
 
     def close(self) -> None:
         """Cancel the request unless it is over. Safe to call twice and from any thread."""
-        if not self._done:
-            self._done = True
-            self._call.cancel()
+        self._closed.set()
+        self._close()
 
     def __enter__(self) -> CompletionStream:
         return self
@@ -116,5 +69,65 @@ class CompletionStream:
     ) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self.close()
+    def _try(self, step: Callable[[], Delta | None]) -> Delta | None:
+        """One step; when it fails, a pause before the next attempt, or its error."""
+        try:
+            return step()
+        except RequestError as error:
+            pause = self._failed(error)
+            if pause is None:
+                raise
+            self._closed.wait(pause)
+        except BaseException:
+            self.close()
+            raise
+        return None
+
+    def _begin(self) -> None:
+        self._open()
+
+    def _open(self) -> Call:
+        call, self._reader = self._start(self._exchange)
+        self._call = call
+        left = self._exchange.limits.first_token_left()
+        if left is not None:
+            self._timer = _start_timer(left, self._first_token_is_late)
+        return call
+
+    def _read(self) -> Delta | None:
+        call = self._call or self._open()
+        try:
+            response = next(call)
+        except StopIteration:
+            self._done = True
+            return self._exchange.end(self._reader)
+        except TransportError as error:
+            raise self._exchange.failure(error) from None
+        if not self._exchange.begun:
+            self._stop_timer()
+        if response.error_message:
+            timer = _start_timer(END_SECONDS, call.cancel)
+            _read_end(call)
+            timer.cancel()
+            raise self._exchange.refusal(response)
+        delta, last = self._exchange.receive(self._reader, response)
+        if last:
+            _read_end(call)
+            self._done = True
+        return delta
+
+
+def _read_end(call: Call) -> None:
+    """Wait for the status that follows the last response."""
+    try:
+        while True:
+            next(call)
+    except (StopIteration, TransportError):
+        pass  # what was to come has come
+
+
+def _start_timer(seconds: float, action: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, action)
+    timer.daemon = True
+    timer.start()
+    return timer

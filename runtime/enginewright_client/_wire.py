@@ -1,103 +1,166 @@
-"""Requests and responses as the tensors of the wire contract (KServe v2 over gRPC, model `llm`).
+"""Requests as tensors (KServe v2 over gRPC), by the names, types and shapes that the model declares.
 
-A scalar is [1, 1], a list [1, n]. Values travel in `raw_input_contents`: little endian, a string as four
-bytes of length and its UTF-8. They are packed by `struct`: a response is a handful of scalars, not arrays.
+Values travel in `raw_input_contents`: little endian, a string as four bytes of length and its UTF-8. They
+are packed by `struct`: a request is a handful of scalars, not arrays.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable, Sequence
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from enginewright_client._exceptions import EngineError, InvalidRequest
-from enginewright_client._models import Delta, FinishReason, ModelConfig, Prompt, SamplingParams, Usage
+from enginewright_client._dialect import Dialect
+from enginewright_client._exceptions import InvalidRequest
+from enginewright_client._models import ModelConfig, Prompt, SamplingParams, TensorSpec
 
-__all__ = ["decode_delta", "decode_model_config", "encode_request"]
+__all__ = ["encode_request"]
 
-_FLOAT_FIELDS = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-)
-_INT_FIELDS = ("max_tokens", "min_tokens", "top_k")
-_TEXT_FIELDS = ("stop_words", "bad_words")
+_INTEGERS: Mapping[str, tuple[str, int, int]] = {
+    "INT32": ("<i", -(2**31), 2**31 - 1),
+    "INT64": ("<q", -(2**63), 2**63 - 1),
+    "UINT32": ("<I", 0, 2**32 - 1),
+    "UINT64": ("<Q", 0, 2**64 - 1),
+}
+_FLOATS = {"FP32": "<f", "FP64": "<d"}
+_WORDS = ("stop_words", "bad_words")
+_NUMBERS: Mapping[str, str] = {
+    # What a setting is where it travels as JSON, in the order of the wire's table.
+    "max_tokens": "INT32",
+    "min_tokens": "INT32",
+    "top_k": "INT32",
+    "temperature": "FP32",
+    "top_p": "FP32",
+    "min_p": "FP32",
+    "repetition_penalty": "FP32",
+    "presence_penalty": "FP32",
+    "frequency_penalty": "FP32",
+    "seed": "UINT64",
+}
 
 
 def encode_request(
-    model: str, request_id: str, prompt: Prompt, sampling: SamplingParams, *, stream: bool
+    config: ModelConfig,
+    dialect: Dialect,
+    request_id: str,
+    prompt: Prompt,
+    sampling: SamplingParams,
+    *,
+    stream: bool,
+    max_reasoning_tokens: int | None = None,
 ) -> Any:
-    """A ModelInferRequest. Raises InvalidRequest for what the wire cannot carry, naming the field."""
-    from tritonclient.grpc import service_pb2 as pb
+    """A ModelInferRequest to the model that `config` describes.
 
-    request = pb.ModelInferRequest(model_name=model, id=request_id)
+    Raises InvalidRequest, naming the field, for what the wire cannot carry, for a setting that the model does
+    not take, and for one that it cannot do without: Triton lets an ensemble without it hang for ever.
+    """
+    request = _Request(config, request_id)
+    _add_prompt(request, dialect, prompt)
+    if dialect.stream in config.inputs:
+        request.add(dialect.stream, dialect.stream, _flag("stream", stream) and stream and config.decoupled)
+    for flag in dialect.flags:
+        if flag in config.inputs:
+            request.add(flag, flag, True)
+    if _flag("log_probs", sampling.log_probs):
+        if dialect.log_probs == "none" or "return_log_probs" not in config.inputs:
+            raise _not_taken(config, dialect, "log_probs")
+        request.add("return_log_probs", "log_probs", True)
+    members = _add_settings(request, dialect, _settings(dialect, sampling))
+    if max_reasoning_tokens is not None:
+        if "max_reasoning_tokens" not in config.inputs:
+            raise _not_taken(config, dialect, "max_reasoning_tokens")
+        request.add("max_reasoning_tokens", "max_reasoning_tokens", max_reasoning_tokens)
+    if members or (dialect.as_json and "text_input" in request.names and "messages" not in config.inputs):
+        request.add("sampling_parameters", "sampling_parameters", json.dumps(members, ensure_ascii=False))
+    missing = [spec.name for spec in config.inputs.values() if not spec.optional]
+    for name in missing:
+        if name not in request.names:
+            field = name.removeprefix(dialect.prefix)
+            raise _refused(field, f"is missing: model {config.name} cannot do without it", "give one")
+    return request.message
+
+
+class _Request:
+    """A ModelInferRequest in the making."""
+
+    def __init__(self, config: ModelConfig, request_id: str) -> None:
+        from tritonclient.grpc import service_pb2 as pb
+
+        self.message = pb.ModelInferRequest(model_name=config.name, id=request_id)
+        self.config = config
+        self.names: set[str] = set()
+
+    def add(self, name: str, field: str, value: Any) -> None:
+        """One more input; `field` is its name to the caller, for errors."""
+        spec = self.config.inputs[name]
+        content, count = _pack(spec, field, value)
+        shape = (1, count) if self.config.max_batch_size > 0 else (count,)
+        self.message.inputs.add(name=name, datatype=spec.datatype, shape=shape)
+        self.message.raw_input_contents.append(content)
+        self.names.add(name)
+
+
+def _add_prompt(request: _Request, dialect: Dialect, prompt: Prompt) -> None:
     if isinstance(prompt, str):
-        _add(request, "text_input", "BYTES", _text("text_input", prompt))
+        request.add("text_input", "text_input", prompt)
+    elif "messages" in request.config.inputs:
+        request.add("messages", "messages", _messages(prompt))
     else:
-        _add(request, "messages", "BYTES", _text("messages", _messages(prompt)))
-    _add(request, "stream", "BOOL", _flag("stream", stream))
-    if sampling.log_probs:
-        _add(request, "return_log_probs", "BOOL", _flag("log_probs", sampling.log_probs))
-    for name in _INT_FIELDS:
-        if (number := getattr(sampling, name)) is not None:
-            _add(request, name, "INT32", _integer(name, number, "<i", -(2**31), 2**31 - 1))
-    for name in _FLOAT_FIELDS:
-        if (number := getattr(sampling, name)) is not None:
-            _add(request, name, "FP32", _float(name, number))
-    if sampling.seed is not None:
-        _add(request, "seed", "UINT64", _integer("seed", sampling.seed, "<Q", 0, 2**64 - 1))
-    for name in _TEXT_FIELDS:
-        if words := getattr(sampling, name):
-            _add(request, name, "BYTES", *_words(name, words))
-    return request
+        raise _refused(
+            "messages",
+            f"is an input that model {request.config.name} ({dialect.name}) does not have",
+            "apply the chat template yourself and give a text",
+        )
 
 
-def decode_delta(response: Any, request_id: str) -> Delta:
-    """A ModelInferResponse as a Delta. Raises EngineError for one that does not keep the contract."""
-    tensors = dict(zip((out.name for out in response.outputs), response.raw_output_contents, strict=False))
-    try:
-        text = _first_text(tensors["text_output"]) if "text_output" in tensors else ""
-        reason = _first_text(tensors["finish_reason"]) if "finish_reason" in tensors else None
-        usage = None
-        if reason is not None:
-            usage = Usage(_int32(tensors["num_input_tokens"]), _int32(tensors["num_output_tokens"]))
-        log_probs = _floats(tensors["output_log_probs"]) if "output_log_probs" in tensors else ()
-    except (KeyError, struct.error, UnicodeDecodeError) as error:
-        raise EngineError(
-            f"a response of model {response.model_name} cannot be read: {error}",
-            code="bad-response",
-            hint="is it a model of Enginewright's wire contract?",
-            request_id=request_id,
-        ) from error
-    return Delta(text, cast("FinishReason | None", reason), usage, log_probs)
+def _add_settings(request: _Request, dialect: Dialect, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Add those that have an input; returns the members of `sampling_parameters`."""
+    members = {}
+    for field, value in settings.items():
+        name = dialect.input_of(field)
+        if name in request.config.inputs:
+            request.add(name, field, value)
+        elif dialect.as_json:
+            _check_json(field, value)
+            members[name] = list(value) if field in _WORDS else value
+        else:
+            raise _not_taken(request.config, dialect, field)
+    return members
 
 
-def decode_model_config(config: Any) -> ModelConfig:
-    """Triton's ModelConfig message as ours. `default.X`, `limit.X` and `reasoning.X` are grouped."""
-    strings = {name: value.string_value for name, value in sorted(config.parameters.items())}
-    groups: dict[str, dict[str, Any]] = {"default": {}, "limit": {}, "reasoning": {}}
-    for name, text in strings.items():
-        group, _, key = name.partition(".")
-        if key and group in groups:
-            groups[group][key] = _json_or_text(text)
-    length = _json_or_text(strings.get("max_seq_len", ""))
-    return ModelConfig(
-        name=config.name,
-        max_seq_len=length if isinstance(length, int) else None,
-        parameters=strings,
-        defaults=groups["default"],
-        limits=groups["limit"],
-        reasoning=groups["reasoning"],
-    )
+def _settings(dialect: Dialect, sampling: SamplingParams) -> dict[str, Any]:
+    """What was given, in this dialect's terms."""
+    given = {name: value for name in _NUMBERS if (value := getattr(sampling, name)) is not None}
+    given |= {name: value for name in _WORDS if (value := getattr(sampling, name))}
+    if dialect.greedy_by_top_k and given.get("temperature") == 0:
+        del given["temperature"]
+        given["top_k"] = 1
+    if given.get("top_k") == 0 and not isinstance(given["top_k"], bool):
+        given["top_k"] = dialect.top_k_off
+    return given
 
 
-def _add(request: Any, name: str, datatype: str, content: bytes, count: int = 1) -> None:
-    request.inputs.add(name=name, datatype=datatype, shape=(1, count))
-    request.raw_input_contents.append(content)
+def _check_json(field: str, value: Any) -> None:
+    """The bounds of the wire hold for JSON too."""
+    _pack(TensorSpec(field, _NUMBERS.get(field, "BYTES"), (-1,)), field, value)
+
+
+def _pack(spec: TensorSpec, field: str, value: Any) -> tuple[bytes, int]:
+    """The bytes of a value, and how many elements they are."""
+    if field in _WORDS:
+        if isinstance(value, str):
+            raise _refused(field, f"is the text {value!r}", "give a list of texts")
+        return b"".join(_text(field, word) for word in value), len(value)
+    if spec.datatype == "BYTES":
+        return _text(field, value), 1
+    if spec.datatype == "BOOL":
+        return (b"\x01" if _flag(field, value) else b"\x00"), 1
+    if spec.datatype in _INTEGERS:
+        return _integer(field, value, *_INTEGERS[spec.datatype]), 1
+    if spec.datatype in _FLOATS:
+        return _float(field, value, _FLOATS[spec.datatype]), 1
+    raise _refused(field, f"has the type {spec.datatype}", "this client does not send it")
 
 
 def _messages(messages: Sequence[Any]) -> str:
@@ -121,12 +184,6 @@ def _text(name: str, text: str) -> bytes:
     return struct.pack("<I", len(data)) + data
 
 
-def _words(name: str, words: Sequence[str]) -> tuple[bytes, int]:
-    if isinstance(words, str):
-        raise _refused(name, f"is the text {words!r}", "give a list of texts")
-    return b"".join(_text(name, word) for word in words), len(words)
-
-
 def _integer(name: str, number: int, layout: str, low: int, high: int) -> bytes:
     if isinstance(number, bool) or not isinstance(number, int):
         raise _refused(name, f"is {number!r}", "give an integer")
@@ -135,43 +192,26 @@ def _integer(name: str, number: int, layout: str, low: int, high: int) -> bytes:
     return struct.pack(layout, number)
 
 
-def _float(name: str, number: float) -> bytes:
+def _float(name: str, number: float, layout: str) -> bytes:
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise _refused(name, f"is {number!r}", "give a number")
     try:
-        return struct.pack("<f", number)
+        return struct.pack(layout, number)
     except OverflowError:
         raise _refused(name, f"is {number}", "the wire carries 32-bit floats") from None
 
 
-def _flag(name: str, value: bool) -> bytes:
+def _flag(name: str, value: bool) -> bool:
     if not isinstance(value, bool):
         raise _refused(name, f"is {value!r}", "give True or False")
-    return b"\x01" if value else b"\x00"
+    return value
+
+
+def _not_taken(config: ModelConfig, dialect: Dialect, field: str) -> InvalidRequest:
+    return _refused(
+        field, f"is not taken by model {config.name} ({dialect.name})", "leave it out, or ask another model"
+    )
 
 
 def _refused(field: str, problem: str, hint: str) -> InvalidRequest:
     return InvalidRequest(f"{field} {problem}", code="invalid-request", hint=hint, field=field)
-
-
-def _first_text(content: bytes) -> str:
-    (length,) = struct.unpack_from("<I", content)
-    if len(content) < 4 + length:
-        raise struct.error(f"a text of {length} bytes in {len(content) - 4}")
-    return content[4 : 4 + length].decode()
-
-
-def _int32(content: bytes) -> int:
-    return int(struct.unpack_from("<i", content)[0])
-
-
-def _floats(content: bytes) -> tuple[float, ...]:
-    return struct.unpack(f"<{len(content) // 4}f", content)
-
-
-def _json_or_text(text: str) -> Any:
-    parse: Callable[[str], Any] = json.loads
-    try:
-        return parse(text)
-    except ValueError:
-        return text

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from enginewright_client import (
@@ -20,6 +21,7 @@ from enginewright_client import (
     RequestTimeout,
     SamplingParams,
     ServerOverloaded,
+    TensorSpec,
     TritonClient,
 )
 from enginewright_serve import TritonServer
@@ -77,7 +79,7 @@ def test_every_parameter_reaches_the_model_as_it_is(client: TritonClient) -> Non
     )
     assert json.loads(client.generate("show", sampling).text) == {
         "text_input": "show",
-        "stream": False,
+        "stream": True,
         "max_tokens": 2**31 - 1,
         "min_tokens": 1,
         "temperature": 0.5,
@@ -223,19 +225,14 @@ def test_a_model_that_is_not_served_is_named(fake_server: TritonServer) -> None:
         assert not client.health().generates
 
 
-def test_a_server_that_does_not_take_a_parameter_names_it(client: TritonClient) -> None:
-    from enginewright_client._failure import from_message
-    from enginewright_client._wire import encode_request
-    from tritonclient.grpc import service_pb2 as pb
-
-    request = encode_request("llm", "mine", "a", SamplingParams(), stream=False)
-    request.inputs.add(name="wibble", datatype="INT32", shape=(1, 1))
-    request.raw_input_contents.append(b"\0\0\0\0")
-    call = client._stub("ModelStreamInfer", client._channel.unary_stream, pb.ModelStreamInferResponse)
-    [response] = call(request, timeout=10)
-    error = from_message(response.error_message, "mine")
-    assert isinstance(error, InvalidRequest)
-    assert error.field == "wibble"
+def test_an_input_that_the_server_does_not_know_is_named(client: TritonClient) -> None:
+    """A server that was replaced behind the client's back."""
+    config = client.model_config()
+    wibble = TensorSpec("max_reasoning_tokens", "INT32", (1,), optional=True)
+    client._config = replace(config, inputs={**config.inputs, wibble.name: wibble})
+    with pytest.raises(InvalidRequest) as caught:
+        client.chat([{"role": "user", "content": "a"}], max_reasoning_tokens=5)
+    assert caught.value.field == "max_reasoning_tokens"
 
 
 def test_without_a_server_there_is_a_connect_error_at_once(client: TritonClient) -> None:
