@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from enginewright_client import Completion, ModelConfig, Prompt, SamplingParams
+from enginewright_errors import UsageError
 
 from enginewright_bench.count_tokens import LocalTokenizer, count_by_server
 from enginewright_bench.export_point import export_point
@@ -62,7 +63,8 @@ class RateQuestion:
 class Bench:
     """A run against one server. `result` grows with each load and is on disk, with its files, after each.
 
-    limit: or why it is unknown. settings: what the caller was asked for, kept in the result.
+    limit: or why it is unknown. folder: new or empty, else UsageError is raised. settings: what the caller was
+    asked for, kept in the result.
     """
 
     client: BenchClient
@@ -145,6 +147,10 @@ class Bench:
             skipped=list(skipped),
             search=None,
         )
+        if self.folder.exists() and any(self.folder.iterdir()):
+            raise UsageError(
+                f"{self.folder} is not empty", code="output-not-empty", hint="give another --out"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         for row in skipped:
             self.observer.skipped(row)

@@ -22,11 +22,20 @@ class GeneratingClient(Protocol):
 
 
 def count_by_server(client: GeneratingClient, *, chat: bool, timeout: float | None = None) -> CountTokens:
-    """Counts by generating one token: exact, template included, at the price of a prefill."""
+    """Counts by generating one token: exact, template included, at the price of a prefill.
+
+    The counter raises UsageError for a server that does not count.
+    """
 
     async def count(text: str) -> int:
         prompt: Prompt = [{"role": "user", "content": text}] if chat else text
         answer = await client.generate(prompt, SamplingParams(max_tokens=1), timeout=timeout)
+        if answer.usage is None:
+            raise UsageError(
+                "this server does not count tokens",
+                code="no-token-counts",
+                hint="serve the model through Enginewright's front",
+            )
         return answer.usage.input_tokens
 
     return count

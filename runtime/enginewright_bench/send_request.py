@@ -72,8 +72,10 @@ async def send_request(
         end = now_ns()
         failure = Failure(error.code, type(error).__name__, error.message)
     usage = last.usage if last is not None else None
-    if failure is None and (usage is None or last is None or last.finish_reason == "cancelled"):
+    if failure is None and (last is None or last.finish_reason in (None, "cancelled")):
         failure = Failure("incomplete-answer", "EngineError", "the answer ended before it was complete")
+    elif failure is None and usage is None:
+        failure = Failure("no-token-counts", "EngineError", "the server does not count tokens")
     return RequestRecord(
         index=request.index,
         request_id=request.request_id,
