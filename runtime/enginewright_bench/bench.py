@@ -63,8 +63,8 @@ class RateQuestion:
 class Bench:
     """A run against one server. `result` grows with each load and is on disk, with its files, after each.
 
-    limit: or why it is unknown. folder: new or empty, else UsageError is raised. settings: what the caller was
-    asked for, kept in the result.
+    limit: or why it is unknown. folder: new or empty, else UsageError is raised. settings: what the caller
+    was asked for, kept in the result.
     """
 
     client: BenchClient

@@ -99,8 +99,8 @@ def _ratios(label: str, points: Sequence[Point], rows: Sequence[list[RecordRow]]
         ("inter_token_latency", "ITL"),
         ("request_latency", "latency"),
     ):
-        if not all(tag in row.metrics for run in rows for row in run):
-            continue
+        if not all(row.metrics.get(tag, 0.0) > 0 for run in rows for row in run):
+            continue  # a figure that some requests do not have
         columns = [np.array([[row.metrics[tag]] for row in run]) for run in rows]
         for name, figure in (("mean", _mean), ("p50", _median), ("p95", _p95)):
             found.append(_ratio(label, f"{short} {name}, ms", columns, picks, figure, (1.0, 1.0)))

@@ -36,7 +36,10 @@ PROFILES: dict[Profile, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One measurement. Either `concurrency` users (closed loop) or `rate` requests a second (open loop)."""
+    """One measurement. Either `concurrency` users (closed loop) or `rate` requests a second (open loop).
+
+    Raises UsageError for numbers that are too small.
+    """
 
     label: str
     workload: Workload
@@ -53,6 +56,8 @@ class Load:
         ):
             if number is not None and number < least:
                 raise UsageError(f"{name} is {number}", code="load", hint=f"give at least {least}")
+        if self.rate is not None and not 0 < self.rate < float("inf"):
+            raise UsageError(f"--request-rate is {self.rate:g}", code="load", hint="give one above 0")
 
 
 def closed_loads(

@@ -24,8 +24,8 @@ _NS_PER_MS = 1e6
 def request_metrics(record: RequestRecord) -> dict[str, float]:
     """By the metric's tag, in the units of `metric_names`; empty for a failed request.
 
-    What a request cannot have is left out: the gaps of a single token, the first text of an answer without
-    any.
+    What cannot be seen is left out: the first text of an answer without any, and the gaps between tokens when
+    there is one, or when all text came in one message.
     """
     if record.failure is not None or record.input_tokens is None or record.output_tokens is None:
         return {}
@@ -42,13 +42,11 @@ def request_metrics(record: RequestRecord) -> dict[str, float]:
     values["time_to_first_token"] = first
     if first > 0:
         values["prefill_throughput_per_user"] = 1000 * record.input_tokens / first
-    if len(record.text_ns) > 1:
+    if len(record.text_ns) > 1 and record.output_tokens > 1:
         values["time_to_second_token"] = (record.text_ns[1] - record.text_ns[0]) / _NS_PER_MS
-    if record.output_tokens > 1:
         gap = (latency - first) / (record.output_tokens - 1)
         values["inter_token_latency"] = gap
-        if gap > 0:
-            values["output_token_throughput_per_user"] = 1000 / gap
+        values["output_token_throughput_per_user"] = 1000 / gap
     return values
 
 

@@ -17,6 +17,7 @@ __all__ = ["compare_totals", "read_counters"]
 _TIMEOUT_SECONDS = 10.0
 _LINE = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)")
 _COUNTERS = {
+    ("nv_inference_request_success", 'model="llm"'): "triton_requests",
     ("enginewright_requests_total", 'outcome="completed"'): "requests",
     ("enginewright_tokens_total", 'kind="prompt"'): "input_tokens",
     ("enginewright_tokens_total", 'kind="output"'): "output_tokens",
@@ -61,6 +62,7 @@ def compare_totals(
     answered = [record for record in records if record.failure is None]
     expected = {
         "requests": float(len(answered)),
+        "triton_requests": float(len(answered)),
         "input_tokens": float(sum(record.input_tokens or 0 for record in answered)),
         "output_tokens": float(sum(record.output_tokens or 0 for record in answered)),
     }

@@ -85,12 +85,11 @@ class BenchFlags:
             raise _wrong("--concurrency and --request-rate exclude each other", "run one after the other")
         if self.profile == "qwen-speed":
             return qwen_speed_loads(context, self.output_tokens, self.requests, self.warmup)
-        workload = self._workload(context)
         if self.request_rate is not None:
             rates = _numbers("--request-rate", self.request_rate, float)
-            return open_loads(workload, rates, self.requests, self.warmup), []
+            return open_loads(self._workload(context), rates, self.requests, self.warmup), []
         users = _numbers("--concurrency", self.concurrency or _CONCURRENCY, int)
-        return closed_loads(workload, users, self.requests, self.warmup), []
+        return closed_loads(self._workload(context), users, self.requests, self.warmup), []
 
     def question(self, context: int | None) -> RateQuestion:
         """What --search-rate looks for. Raises UsageError without a service level."""
