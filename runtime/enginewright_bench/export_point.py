@@ -134,7 +134,6 @@ def _summary(result: BenchResult, point: Point, records: Sequence[RequestRecord]
         "schema_version": _SCHEMA_VERSION,
         "benchmark_id": result.benchmark_id,
         **{tag: _given(summary) for tag, summary in point.metrics.items()},
-        "input_config": result.settings,
         "was_cancelled": False,
         "is_complete": True,
         "error_summary": [
@@ -150,6 +149,7 @@ def _summary(result: BenchResult, point: Point, records: Sequence[RequestRecord]
             **run_line(result, point),
             "point": point.model_dump(exclude={"metrics"}),
             "latency_from": result.latency_from,
+            "settings": result.settings,
         },
     }
 
