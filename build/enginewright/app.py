@@ -8,6 +8,7 @@ import typer
 
 from enginewright import __version__
 from enginewright.commands.ask import ask
+from enginewright.commands.bench import bench_app
 from enginewright.commands.build import build
 from enginewright.commands.chat import chat
 from enginewright.commands.check import check
@@ -51,6 +52,7 @@ build_engine_app = _make()
 _RUN_BARE = (ask, chat, gateway, demo)  # these need no argument
 for _command in (build, plan, check, verify, report, compare, serve, ask, chat, gateway, demo):
     app.command(no_args_is_help=_command not in _RUN_BARE)(_command)
+app.add_typer(bench_app, name="bench")
 _deploy = _make("""Write the files that serve a repository of TensorRT-LLM engines on GPU machines.""")
 _deploy.command("compose", no_args_is_help=True)(compose)
 _deploy.command("k8s", no_args_is_help=True)(k8s)
