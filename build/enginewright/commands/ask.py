@@ -14,7 +14,7 @@ from enginewright_errors import UsageError
 
 from enginewright.answer_screen import AnswerScreen, thinking_mode
 from enginewright.answer_speed import AnswerSpeed
-from enginewright.commands import options
+from enginewright.commands import connection, options
 from enginewright.interrupt import Interrupted, interruptible
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def ask(
     question: Annotated[
         str | None, typer.Argument(help="The question; - or none at all reads standard input.")
     ] = None,
-    server: options.ServerOption = options.SERVER,
+    server: connection.Server = connection.SERVER,
     files: Annotated[
         list[Path] | None,
         typer.Option("--file", "-f", help="A text to put below the question; - is standard input."),
@@ -47,6 +47,10 @@ def ask(
     max_reasoning_tokens: options.ReasoningBudget = None,
     thinking: options.ThinkingOption = "show",
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text, without the chat template.")] = False,
+    token_file: connection.TokenFile = None,
+    tls_ca: connection.TlsCa = None,
+    tls_cert: connection.TlsCert = None,
+    tls_key: connection.TlsKey = None,
     json_lines: options.JsonOption = False,
 ) -> None:
     """Ask a running server; the answer is printed as it is generated. Ctrl-C cancels it, there too.
@@ -63,13 +67,13 @@ def ask(
     from enginewright_client import SamplingParams, TritonClient
     from rich.console import Console
 
-    mode = thinking_mode(thinking)
+    mode, secured = thinking_mode(thinking), connection.Secured(token_file, tls_ca, tls_cert, tls_key)
     with _exit_quietly(), options.reporting(json_lines) as reporter, interruptible(clean=lambda: None):
         text = _with_files(_read(question), files or ())
         sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
         screen = _JsonScreen() if json_lines else AnswerScreen(Console(soft_wrap=True), mode)
         with (
-            TritonClient(server) as client,
+            TritonClient(server, token=secured.token, tls=secured.tls) as client,
             _start(client, text, sampling, system, max_reasoning_tokens, raw=raw) as answer,
         ):
             speed = AnswerSpeed()

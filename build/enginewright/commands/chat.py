@@ -9,7 +9,7 @@ import typer
 from enginewright_errors import EnginewrightError, UsageError
 
 from enginewright.answer_screen import AnswerScreen, Thinking, harmless, thinking_mode
-from enginewright.commands import options
+from enginewright.commands import connection, options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,13 +32,17 @@ Ctrl-C stops an answer. Alt-Enter begins a new line."""
 
 
 def chat(
-    server: options.ServerOption = options.SERVER,
+    server: connection.Server = connection.SERVER,
     system: Annotated[str | None, typer.Option("--system", help="Instructions for the model.")] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Length of an answer.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")] = None,
     max_reasoning_tokens: options.ReasoningBudget = None,
     thinking: options.ThinkingOption = "fold",
     load: Annotated[Path | None, typer.Option("--load", help="Go on with a saved conversation.")] = None,
+    token_file: connection.TokenFile = None,
+    tls_ca: connection.TlsCa = None,
+    tls_cert: connection.TlsCert = None,
+    tls_key: connection.TlsKey = None,
 ) -> None:
     """Talk with a running server. Ctrl-C stops the answer and not the program; /help lists the commands.
 
@@ -57,7 +61,8 @@ def chat(
     if not console.is_terminal:
         raise UsageError("chat needs a terminal", code="no-terminal", hint='enginewright ask "..." < file')
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
-    with TritonClient(server) as client:
+    secured = connection.Secured(token_file, tls_ca, tls_cert, tls_key)
+    with TritonClient(server, token=secured.token, tls=secured.tls) as client:
         name = client.model_config().parameters.get("model", client.model)  # also: is there a server?
         session = ChatSession(client, system, sampling, max_reasoning_tokens)
         if load is not None:

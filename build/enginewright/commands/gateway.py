@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from enginewright_errors import UsageError
 
-from enginewright.commands import options
+from enginewright.commands import connection
 
 __all__ = ["gateway"]
 
@@ -20,7 +20,7 @@ _GRACE_SECONDS = 10  # for answers that are being streamed when it is stopped
 
 
 def gateway(
-    server: options.ServerOption = options.SERVER,
+    server: connection.Server = connection.SERVER,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
     model: Annotated[str, typer.Option("--model", help="The model's name in Triton.")] = "llm",
@@ -31,6 +31,10 @@ def gateway(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen beyond this machine without an API key.")
     ] = False,
+    token_file: connection.TokenFile = None,
+    tls_ca: connection.TlsCa = None,
+    tls_cert: connection.TlsCert = None,
+    tls_key: connection.TlsKey = None,
 ) -> None:
     """Serve /v1/chat/completions, /v1/completions and /v1/models for clients that speak OpenAI's API.
 
@@ -54,7 +58,9 @@ def gateway(
     from enginewright_client import AsyncTritonClient
     from enginewright_gateway import create_app
 
-    app = create_app(AsyncTritonClient(server, model=model), api_key=key)
+    secured = connection.Secured(token_file, tls_ca, tls_cert, tls_key)
+    client = AsyncTritonClient(server, model=model, token=secured.token, tls=secured.tls)
+    app = create_app(client, api_key=key)
     with _listen(host, port) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
         access = "callers need the API key" if key else "no API key is asked for"
@@ -78,15 +84,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def _read_key(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get(_KEY_VARIABLE) or None
-    try:
-        key = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"--api-key-file {file} cannot be read: {error}", code="bad-key-file", hint="give a text file"
-        ) from None
-    if not key:
-        raise UsageError(f"--api-key-file {file} is empty", code="bad-key-file", hint="write the key into it")
-    return key
+    return connection.read_secret("--api-key-file", file)
 
 
 def _is_loopback(host: str) -> bool:

@@ -18,7 +18,6 @@ from enginewright.recipe import Recipe
 from enginewright.units import parse_bytes
 
 __all__ = [
-    "SERVER",
     "BandwidthOption",
     "CalibSize",
     "GroupSize",
@@ -88,10 +87,6 @@ SetOption = Annotated[
 ]
 
 
-SERVER = "127.0.0.1:8001"
-ServerOption = Annotated[
-    str, typer.Option("--server", metavar="HOST:PORT", help="gRPC address of the server.")
-]
 ReasoningBudget = Annotated[
     int | None,
     typer.Option("--max-reasoning-tokens", help="Tokens of thinking, after which the answer begins."),
