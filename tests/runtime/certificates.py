@@ -26,11 +26,18 @@ class Authority:
         subject = ("-subj", f"/CN={name}")
         _openssl("req", "-x509", *_KEY, *subject, "-days", "2", "-keyout", self._key, "-out", self.pem)
 
-    def sign(self, name: str, *, use: str = "serverAuth,clientAuth", days: int = 2) -> Signed:
-        """A certificate for llm.example. days: until it expires; 0 or less: it has."""
+    def sign(
+        self,
+        name: str,
+        *,
+        host: str = "DNS:llm.example",
+        use: str = "serverAuth,clientAuth",
+        days: int = 2,
+    ) -> Signed:
+        """A certificate for `host`. days: until it expires; 0 or less: it has."""
         signed = Signed(self._folder / f"{name}.pem", self._folder / f"{name}.key")
         request, extensions = self._folder / f"{name}.csr", self._folder / f"{name}.ext"
-        extensions.write_text(f"subjectAltName=DNS:llm.example\nextendedKeyUsage={use}\n")
+        extensions.write_text(f"subjectAltName={host}\nextendedKeyUsage={use}\n")
         _openssl("req", *_KEY, "-subj", f"/CN={name}", "-keyout", signed.key, "-out", request)
         ca = ("-CA", self.pem, "-CAkey", self._key, "-CAcreateserial")
         end = ("-days", str(days), "-extfile", extensions, "-out", signed.certificate)

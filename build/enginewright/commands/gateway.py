@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -39,6 +41,7 @@ def gateway(
     """Serve /v1/chat/completions, /v1/completions and /v1/models for clients that speak OpenAI's API.
 
     Streaming, usage, `reasoning_content`, OpenAI's errors; who hangs up cancels the request in the engine.
+    Exit codes: 0 after SIGTERM, 130 after Ctrl-C.
 
     \b
     Examples:
@@ -65,8 +68,14 @@ def gateway(
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
         access = "callers need the API key" if key else "no API key is asked for"
         print(f"OpenAI API at {url} for {server}; {access}\nCtrl-C stops it", flush=True)
+        # uvicorn ends in order at a signal, and raises it again afterwards.
+        signal.signal(signal.SIGTERM, _exit)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE_SECONDS)
         uvicorn.Server(config).run([listener])
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    raise typer.Exit
 
 
 def _listen(host: str, port: int) -> socket.socket:
