@@ -87,6 +87,7 @@ class GrpcCall:
         self._error = grpc.RpcError
         self._process = os.getpid()
         self._reading = threading.Lock()
+        self._interrupted = False
 
     def __next__(self) -> Any:
         """See `Call`."""
@@ -98,6 +99,10 @@ class GrpcCall:
             except self._error as error:
                 self._release()
                 raise of_rpc_error(error) from None
+            except BaseException as error:
+                # A signal's exception may have swallowed an event: the last one would be waited for in vain.
+                self._interrupted = not isinstance(error, Exception)
+                raise
 
     def cancel(self) -> None:
         """See `Call`."""
@@ -116,6 +121,8 @@ class GrpcCall:
         gRPC frees a call of a single-threaded channel with its last event, and reads none after `cancel()`:
         without this each cancelled request left 18 KiB behind.
         """
+        if self._interrupted:
+            return
         state, consume = getattr(self._call, "_state", None), getattr(self._call, "_consume_next_event", None)
         while consume is not None and state is not None and state.due:
             consume()

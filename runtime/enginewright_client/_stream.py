@@ -23,7 +23,7 @@ class CompletionStream(StreamBase[Call]):
     """An answer as it is generated: iterate over it for `Delta`s.
 
     Leaving the loop early, `close()`, the end of a `with` block or the last reference cancel the request, and
-    the server frees its slot. `close()` may be called from another thread: the reading one then gets
+    the server frees its slot. `close()` may be called from another thread: one that waits here then gets
     RequestCancelled. finish_reason, usage: known after the last delta.
 
     >>> from enginewright_client import TritonClient

@@ -143,12 +143,18 @@ def test_closing_the_client_cancels_its_requests(fake_server: TritonServer, clie
             list(answer)
 
 
-def test_close_from_another_thread_ends_the_reading_one(client: TritonClient) -> None:
-    answer = client.stream(ENDLESS)
-    next(answer)
-    threading.Timer(0.1, answer.close).start()
+def test_close_from_another_thread_ends_the_waiting_one(client: TritonClient) -> None:
+    answer = client.stream("wait 600000")
+
+    def close() -> None:
+        eventually(lambda: answer._call._reading.locked(), "nobody reads")  # type: ignore[union-attr]
+        answer.close()
+
+    closer = threading.Thread(target=close)
+    closer.start()
     with pytest.raises(RequestCancelled) as caught:
         list(answer)
+    closer.join()
     assert caught.value.request_id == answer.request_id
 
 

@@ -177,14 +177,15 @@ def test_closing_the_client_cancels_its_requests(fake_server: TritonServer, clie
     eventually(lambda: cancelled(client) == before + 4, "requests ran on")
 
 
-def test_aclose_from_another_task_ends_the_reading_one(fake_server: TritonServer) -> None:
+def test_aclose_from_another_task_ends_the_waiting_one(fake_server: TritonServer) -> None:
     async def body(client: AsyncTritonClient) -> None:
-        answer = client.stream(ENDLESS)
-        await answer.__anext__()
-        asyncio.get_running_loop().call_later(0.1, lambda: asyncio.ensure_future(answer.aclose()))
+        answer = client.stream("wait 600000")
+        reader = asyncio.ensure_future(answer.__anext__())
+        while "running=1" not in (await client.generate("report")).text:
+            pass
+        await answer.aclose()
         with pytest.raises(RequestCancelled):
-            async for _ in answer:
-                pass
+            await reader
 
     run(fake_server, body)
 

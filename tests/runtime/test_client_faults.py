@@ -30,7 +30,7 @@ from enginewright_serve import TritonServer
 from enginewright_serve.ports import choose_ports
 from runtime.conftest import eventually
 
-ENDLESS = "count 100000 5"
+ENDLESS = "count 5000 5"
 SLOT_SECONDS = 1.0
 
 
