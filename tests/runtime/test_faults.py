@@ -109,7 +109,7 @@ def test_a_peer_that_falls_silent_is_cancelled(fake_server: TritonServer) -> Non
     """Stopped, not killed: its machine still acknowledges TCP, as a proxy before a dead peer does."""
     program = (
         "import sys; from enginewright_client import *\n"
-        "answer = TritonClient(sys.argv[1]).stream('count 100000 10'); next(answer)\n"
+        "client = TritonClient(sys.argv[1]); answer = client.stream('count 100000 10'); next(answer)\n"
         "print('streaming', flush=True); list(answer)"
     )
     with (

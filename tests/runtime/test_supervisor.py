@@ -165,7 +165,7 @@ def verdict_on(probe: Answers, report: Callable[[], float | None], until: Callab
     return check.verdict
 
 
-def test_a_busy_server_is_left_alone_as_long_as_its_front_reports() -> None:
+def test_a_busy_server_is_left_alone_as_long_as_its_front_lives() -> None:
     """A long prompt ahead of the probe: no answer for many times the patience."""
     reports = itertools.count(1.0)
     probe = Answers("silent")

@@ -328,12 +328,12 @@ def test_the_supervisors_probe_is_nobodys_request(make_front: MakeFront) -> None
     assert len(front.metrics["enginewright_request_seconds"]) == 1
 
 
-def test_the_front_reports_while_its_engine_makes_no_step(make_front: MakeFront) -> None:
+def test_the_front_shows_that_it_lives_while_its_engine_makes_no_step(make_front: MakeFront) -> None:
     """By this the supervisor tells a long prefill from a hung process."""
     front = make_front(forever)
     caller = front.ask(text_input="x", max_tokens=2000)
     front.backend.hang()
-    reports = front.metrics["enginewright_report_timestamp_seconds"]
+    reports = front.metrics["enginewright_alive_timestamp_seconds"]
     for _ in range(2):
         seen = reports[-1] if reports else 0.0
         wait_until(lambda seen=seen: bool(reports) and reports[-1] > seen)
