@@ -341,6 +341,33 @@ def test_the_front_shows_that_it_lives_while_its_engine_makes_no_step(make_front
     assert finish_of(caller) == b"cancelled"
 
 
+def test_answers_that_are_stuck_stop_the_sign_of_life(make_front: MakeFront) -> None:
+    """Triton may block a response for ever; the load would go on being shown."""
+    front = make_front(forever)
+    stuck = StuckCaller()
+    front.dispatcher.admit(
+        wire_tensors({"text_input": "x", "max_tokens": 2000, "stream": True}), "", "", stuck
+    )
+    alive = front.metrics["enginewright_alive_timestamp_seconds"]
+    wait_until(lambda: stuck.sending.is_set())
+    wait_until(lambda: len(alive) >= 3 and alive[-1] == alive[-2])
+    stuck.released.set()
+    stuck.gave_up = True
+
+
+class StuckCaller(Caller):
+    """Its responses do not come through until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sending, self.released = threading.Event(), threading.Event()
+
+    def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
+        self.sending.set()
+        self.released.wait(WAIT_SECONDS)
+        super().send(tensors, final=final)
+
+
 def test_ids_behind_the_vocabulary_are_silent(make_front: MakeFront, checkpoint: Path) -> None:
     """A model's embedding is padded, and the front keeps placeholders of its own behind the vocabulary."""
     first = read_tokenizer(checkpoint).get_vocab_size()
