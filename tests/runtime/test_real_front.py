@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from enginewright_client import InvalidRequest, SamplingParams, TritonClient
@@ -101,3 +103,42 @@ def test_stopping_ends_what_runs_within_the_exit_timeout(tiny_repository: Path, 
         assert traces.shared_memory()
         server.stop()
     assert traces.nothing_left()
+
+
+def request_lines(server: TritonServer) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+
+
+def test_each_request_is_a_line_of_the_log_without_its_text(
+    server: TritonServer, client: TritonClient
+) -> None:
+    secret = "the password is swordfish"
+    messages = [{"role": "user", "content": secret}]
+    sampling = SamplingParams(max_tokens=8, min_tokens=8, temperature=0.0, stop_words=["swordfish"])
+    client.generate(messages, sampling, request_id="answered-one")
+    with pytest.raises(InvalidRequest):
+        client.generate(secret, SamplingParams(max_tokens=0), request_id='refused\n{"event": "forged"}')
+    with client.stream(secret, LONG, request_id="left-" + "x" * 1000) as answer:
+        next(answer)
+    eventually(lambda: any(line["id"].startswith("left") for line in request_lines(server)), "no line")
+    lines = {line["id"]: line for line in request_lines(server)}
+    answered = lines["answered-one"]
+    assert answered["event"] == "request"
+    assert (answered["outcome"], answered["finish"], answered["cause"]) == ("completed", "length", None)
+    assert (answered["prompt_tokens"] > 8, answered["output_tokens"]) == (True, 8)
+    assert 0 <= answered["queue_ms"] <= answered["first_token_ms"] <= answered["total_ms"]
+    refused = lines['refused\n{"event": "forged"}']
+    assert (refused["outcome"], refused["cause"]) == ("refused", "invalid-request")
+    assert lines["left-" + "x" * 59]["outcome"] == "cancelled"
+    assert all(line["event"] == "request" for line in lines.values())
+    assert "swordfish" not in server.log.read_text()
+    assert not any(line["id"].startswith("probe") for line in lines.values())
+
+
+def test_requests_are_logged_unless_that_is_off(tiny_repository: Path, tmp_path: Path) -> None:
+    with TritonServer(tiny_repository, log=tmp_path / "log", log_requests=False) as server:
+        with TritonClient(server.grpc_address, timeout=60) as client:
+            client.generate("Hello", GREEDY)
+        completed = 'enginewright_requests_total{outcome="completed"'
+        eventually(lambda: metric(server, completed) == 1, "not counted, or the probe was")
+        assert request_lines(server) == []
