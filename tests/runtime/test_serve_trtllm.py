@@ -378,7 +378,7 @@ def test_a_dry_run_needs_nothing_and_prints_the_line_that_docker_would_get(
         ports=Ports(grpc=9001),
         gpus=(2, 3),
         host="0.0.0.0",
-        flags=ServerFlags(exit_timeout=30),
+        flags=ServerFlags(exit_timeout=30, admin_key="NEW_AT_EVERY_START"),
         inherited=FRONT_VARIABLES,
     )
     for check in (
