@@ -61,7 +61,7 @@ def _service(
     target: TrtllmTarget, dims: ModelDims, options: DeployOptions, *, gpus: tuple[int, ...], port_offset: int
 ) -> dict[str, Any]:
     ports = options.ports
-    launch = launch_server(target, repository=MODELS, ports=ports)
+    launch = launch_server(target, repository=MODELS, ports=ports, flags=options.flags)
     shm = shm_gib(target)
     devices = {"device_ids": [str(gpu) for gpu in gpus]} if gpus else {"count": target.gpu_count}
     return {

@@ -79,7 +79,7 @@ def _labels(options: DeployOptions) -> dict[str, str]:
 
 
 def _deployment(target: TrtllmTarget, dims: ModelDims, options: DeployOptions) -> dict[str, Any]:
-    launch = launch_server(target, repository=MODELS, ports=options.ports)
+    launch = launch_server(target, repository=MODELS, ports=options.ports, flags=options.flags)
     spec = pod_spec(target, dims, options, command=launch.argv, env=launch.env, probed=True)
     return {
         "apiVersion": "apps/v1",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import dataclass, field
 
 from enginewright_errors import UsageError
 
-from enginewright_trtllm.launch import Ports
+from enginewright_trtllm.launch import Ports, ServerFlags
 from enginewright_trtllm.target import ModelDims, TrtllmTarget
 from enginewright_trtllm.weights import engine_bytes
 
@@ -26,7 +27,8 @@ class DeployOptions:
     For Kubernetes: namespace, monitoring_namespace: where the server and where Prometheus runs. claim: the
     PersistentVolumeClaim that holds the repository. replicas, max_replicas: bounds of the autoscaler; compose
     starts `replicas`. waiting: requests that wait for a place, a replica, above which one is added. cpu: of
-    a replica, cores. kubectl_image: an image with sh and kubectl, for several nodes only.
+    a replica, cores. admin_key: of `launch.ServerFlags`. kubectl_image: an image with sh and kubectl, for
+    several nodes only.
     """
 
     name: str = "llm"
@@ -41,8 +43,14 @@ class DeployOptions:
     max_replicas: int = 4
     waiting: int = 4
     cpu: int = 8
+    admin_key: str = field(default_factory=lambda: secrets.token_hex(16), repr=False)
     kubectl_image: str | None = None
     ports: Ports = field(default_factory=Ports)
+
+    @property
+    def flags(self) -> ServerFlags:
+        """Of the server."""
+        return ServerFlags(admin_key=self.admin_key)
 
     def __post_init__(self) -> None:
         for name in ("name", "namespace", "monitoring_namespace", "claim"):

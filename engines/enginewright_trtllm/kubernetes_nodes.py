@@ -124,7 +124,11 @@ def leader_worker_set(target: TrtllmTarget, dims: ModelDims, options: DeployOpti
 def leader_script(target: TrtllmTarget, options: DeployOptions) -> str:
     """POSIX shell of the leader: wait for the workers, then mpirun over all pods."""
     command = leader_command(
-        target, repository=MODELS, ports=options.ports, remote=RemoteRanks(_HOSTS, _AGENT)
+        target,
+        repository=MODELS,
+        ports=options.ports,
+        flags=options.flags,
+        remote=RemoteRanks(_HOSTS, _AGENT),
     )
     quoted = shlex.join(command).replace(shlex.quote(_HOSTS), '"$hosts"')
     return _LEADER_SCRIPT.format(slots=target.gpus_per_node, agent=_AGENT, command=quoted)

@@ -29,6 +29,13 @@ __all__ = [
 # Open MPI 4 sleeps so long before it passes SIGTERM on, and again before SIGKILL. Its own second would cut
 # running requests off; Triton's exit timeout would be waited for twice, whether anything runs or not.
 _MPI_TERM_SECONDS = 10
+_ADMINISTRATION = "shared-memory,model-repository,trace,logging"
+# A client that vanished is noticed, and one that pings through a long prefill is not cut off for it.
+_KEEPALIVE = (
+    "--grpc-keepalive-time=30000",
+    "--grpc-keepalive-timeout=10000",
+    "--grpc-http2-min-recv-ping-interval-without-data=10000",
+)
 # Without the second, Open MPI pins each of up to two ranks to one core, with every thread and Python child.
 _MPIRUN = ("mpirun", "--allow-run-as-root", "--bind-to", "none")
 
@@ -69,10 +76,12 @@ def make_ports(grpc: int, metrics: int) -> Ports:
 @dataclass(frozen=True, slots=True)
 class ServerFlags:
     """shm_prefix: of the names of shared memory; a rank's number follows. exit_timeout: seconds that Triton
-    gives running requests when it is stopped."""
+    gives running requests when it is stopped. admin_key: without it nobody reaches Triton's administration,
+    such as the name of the file that it logs to; None leaves that open."""
 
     shm_prefix: str = "prefix"
     exit_timeout: int = 60
+    admin_key: str | None = field(default=None, repr=False)
 
 
 _FLAGS = ServerFlags()
@@ -153,12 +162,21 @@ def _tritonserver(
         f"--http-address={ports.http_address}",
         f"--metrics-address={ports.metrics_address}",
         *control,
+        *_KEEPALIVE,
+        *_sealed(flags.admin_key),
         "--disable-auto-complete-config",
         f"--backend-config=python,shm-region-prefix-name={flags.shm_prefix}{rank}_",
         "--allow-sagemaker=false",
         "--allow-vertex-ai=false",
         f"--exit-timeout-secs={flags.exit_timeout}",
     ]
+
+
+def _sealed(key: str | None) -> list[str]:
+    if key is None:
+        return []
+    restricted = f"{_ADMINISTRATION}:enginewright-admin={key}"
+    return [f"--grpc-restricted-protocol={restricted}", f"--http-restricted-api={restricted}"]
 
 
 def mpi_environment() -> dict[str, str]:

@@ -15,7 +15,7 @@ from enginewright_trtllm.deploy_compose import write_compose
 from enginewright_trtllm.deploy_kubernetes import write_kubernetes
 from enginewright_trtllm.deploy_options import DeployOptions, probe_command
 from enginewright_trtllm.kubernetes_nodes import leader_script
-from enginewright_trtllm.launch import Ports, launch_server
+from enginewright_trtllm.launch import Ports, ServerFlags, launch_server
 from enginewright_trtllm.target import TrtllmTarget
 from enginewright_trtllm.weights import engine_bytes
 from hypothesis import given
@@ -24,17 +24,18 @@ from trtllm_targets import FP8, NATIVE, QWQ, TARGETS
 
 TWO_NODES = TrtllmTarget("bf16", "H100-80", gpu_count=16, tp=8, pp=2, nodes=2)
 TP2 = TARGETS["qwq-32b-fp8-tp2"]
+KEY = "0123456789abcdef"
 
 
 def compose(folder: Path, target: TrtllmTarget = FP8, **options: Any) -> dict[str, Any]:
-    path = write_compose(folder, target, QWQ, DeployOptions(**options))
+    path = write_compose(folder, target, QWQ, DeployOptions(admin_key=KEY, **options))
     return yaml.safe_load(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def kubernetes(folder: Path, target: TrtllmTarget = FP8, **options: Any) -> dict[str, dict[str, Any]]:
     """kind -> object, over all files; the adapter's values under their file's name."""
     objects: dict[str, dict[str, Any]] = {}
-    for path in write_kubernetes(folder, target, QWQ, DeployOptions(**options)):
+    for path in write_kubernetes(folder, target, QWQ, DeployOptions(admin_key=KEY, **options)):
         for document in yaml.safe_load_all(path.read_text(encoding="utf-8")):
             objects[document.get("kind", path.name)] = document
     return objects
@@ -53,7 +54,7 @@ def pods(objects: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def test_compose_starts_the_launch_line_on_all_gpus(name: str, tmp_path: Path) -> None:
     target = TARGETS[name]
     service = compose(tmp_path, target)["services"]["triton"]
-    launch = launch_server(target, repository="/models")
+    launch = launch_server(target, repository="/models", flags=ServerFlags(admin_key=KEY))
     assert tuple(service["command"]) == launch.argv
     assert launch.env.items() <= service["environment"].items()
     (devices,) = service["deploy"]["resources"]["reservations"]["devices"]
@@ -107,7 +108,10 @@ def test_one_pod_has_all_gpus_of_an_engine_on_the_right_card(tmp_path: Path) -> 
     (container,) = spec["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert "command" not in container
-    assert tuple(container["args"]) == launch_server(TP2, repository="/models").argv
+    assert (
+        tuple(container["args"])
+        == launch_server(TP2, repository="/models", flags=ServerFlags(admin_key=KEY)).argv
+    )
     terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     (expression,) = terms["nodeSelectorTerms"][0]["matchExpressions"]
     assert expression["key"] == "nvidia.com/gpu.product"
@@ -257,6 +261,13 @@ def test_several_nodes_without_a_kubectl_image_are_refused_with_an_example(tmp_p
 def test_options_that_kubernetes_would_refuse_are_refused_here(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="deploy"):
         DeployOptions(**options)
+
+
+def test_every_deployment_has_an_administrators_key_of_its_own() -> None:
+    first, second = DeployOptions(), DeployOptions()
+    assert first.admin_key != second.admin_key
+    assert len(first.admin_key) == 32
+    assert f"enginewright-admin={first.admin_key}" in leader_script(TWO_NODES, first)
 
 
 def test_memory_of_a_pod_holds_the_engines_that_pass_through_it(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import replace
 
 import pytest
-from enginewright_trtllm.launch import Ports, RemoteRanks, launch_server, leader_command
+from enginewright_trtllm.launch import Ports, RemoteRanks, ServerFlags, launch_server, leader_command
 from enginewright_trtllm.target import TrtllmTarget
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +23,9 @@ SERVER = (
     "--metrics-address=0.0.0.0",
 )
 TAIL = (
+    "--grpc-keepalive-time=30000",
+    "--grpc-keepalive-timeout=10000",
+    "--grpc-http2-min-recv-ping-interval-without-data=10000",
     "--disable-auto-complete-config",
     "--backend-config=python,shm-region-prefix-name=prefix{}_",
     "--allow-sagemaker=false",
@@ -93,6 +96,16 @@ def test_ports_and_addresses_are_the_callers() -> None:
     for part in ("--grpc-port=9001", "--http-port=9000", "--metrics-port=9002", "--grpc-address=127.0.0.1"):
         assert part in argv
     assert "--metrics-address=10.0.0.1" in argv
+
+
+def test_administration_is_sealed_on_every_rank_and_the_key_is_no_part_of_what_is_printed() -> None:
+    flags = ServerFlags(exit_timeout=7, admin_key="s3cret")
+    argv = launch_server(replace(FP8, tp=2, gpu_count=2), repository="/models", flags=flags).argv
+    sealed = "shared-memory,model-repository,trace,logging:enginewright-admin=s3cret"
+    assert argv.count(f"--grpc-restricted-protocol={sealed}") == 2
+    assert argv.count(f"--http-restricted-api={sealed}") == 2
+    assert argv.count("--exit-timeout-secs=7") == 2
+    assert "s3cret" not in repr(flags)
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1))

@@ -111,11 +111,11 @@ def test_it_answers_with_every_rank_and_lets_running_requests_end(
         assert IMAGE in run
     if not runs:  # the packaged configs name /models: what is served names the place that it is at
         assert "--model-repository=/models" not in arguments
-    with TritonClient(address(command)) as client, client.stream("count 40 25") as answer:
+    with TritonClient(address(command)) as client, client.stream("count 60 25") as answer:
         next(answer)
         command.process.send_signal(signal.SIGTERM)
         text = "".join(delta.text for delta in answer)
-    assert text.endswith("39 ")
+    assert text.endswith("59 ")
     assert command.code() == 0
     assert command.errors() == ""
     assert "stopped in" in command.text()
@@ -378,7 +378,7 @@ def test_a_dry_run_needs_nothing_and_prints_the_line_that_docker_would_get(
         ports=Ports(grpc=9001),
         gpus=(2, 3),
         host="0.0.0.0",
-        flags=ServerFlags(exit_timeout=30),
+        flags=ServerFlags(exit_timeout=30, admin_key="NEW_AT_EVERY_START"),
         inherited=FRONT_VARIABLES,
     )
     for check in (

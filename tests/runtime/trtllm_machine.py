@@ -56,7 +56,7 @@ os.execve(binary.executable, [str(here / "tritonserver"), *arguments[1:]],
           server_environment(binary, os.environ, None))
 """
 
-# Open MPI passes SIGTERM to every rank at once, and SIGKILL after a while, whatever they do.
+# Open MPI passes SIGTERM to every rank at once, and SIGKILL after a second or what it is told.
 _MPIRUN = """
 if text := fault("mpirun"):
     print(text, flush=True)
@@ -110,6 +110,9 @@ elif command == "run":
               .replace("region-prefix-name=prefix", f"region-prefix-name={name}_")
               for word in arguments[image + 1:]]
     environment = {**os.environ, "STAND_IN_MOUNT": source}
+    for option, value in zip(arguments, arguments[1:]):
+        if option == "--env" and "=" in value:
+            environment.__setitem__(*value.split("=", 1))
     container = subprocess.Popen(inside, env=environment, start_new_session=True)
     (here / name).write_text(str(container.pid))
     code = end_with(container)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from enginewright.trtllm_repository import TrtllmRepository, read_trtllm_reposit
 
 __all__ = ["TrtllmServing", "dry_run", "trtllm_server"]
 
+_NEW_KEY = "NEW_AT_EVERY_START"
 # What mpirun waits before it hands a signal on, and what the ranks take to free their GPUs.
 _BEYOND_DRAIN_SECONDS = 30
 
@@ -53,12 +55,14 @@ def trtllm_server(folder: Path, serving: TrtllmServing) -> ExternalServer:
     wanted = {"--grpc-port": serving.grpc_port, "--metrics-port": serving.metrics_port}
     free = choose_ports(serving.host, wanted if in_container else {**wanted, "HTTP's": None})
 
+    key = secrets.token_hex(16)
+
     def command(private: Path) -> Command:
         print(f"starting {repository.name}; engines load for minutes, the log is {server.log}", flush=True)
         if in_container:
-            return _docker(repository, serving, name=private.name)
+            return _docker(repository, serving, name=private.name, admin_key=key)
         placed = place_repository(repository.folder, private / "models")
-        flags = ServerFlags(f"{private.name}_", serving.drain_seconds)
+        flags = ServerFlags(f"{private.name}_", serving.drain_seconds, key)
         return _native(repository, serving, placed, free[2], flags)
 
     server = ExternalServer(
@@ -88,16 +92,16 @@ def dry_run(folder: Path, serving: TrtllmServing) -> Iterator[str]:
     yield f"  {'ports':<9} {serving.grpc_port} and {serving.metrics_port} of {serving.host} are free"
     yield "up when the model llm has generated a token through it"
     if in_container:
-        yield _shell(_docker(repository, serving, name="enginewright"))
+        yield _shell(_docker(repository, serving, name="enginewright", admin_key=_NEW_KEY))
         return
     if str(repository.folder) != "/models":
         yield "its configs name /models: a folder of links with the right paths will stand in for it"
     http_port = make_ports(serving.grpc_port, serving.metrics_port).http
-    flags = ServerFlags(exit_timeout=serving.drain_seconds)
+    flags = ServerFlags(exit_timeout=serving.drain_seconds, admin_key=_NEW_KEY)
     yield _shell(_native(repository, serving, repository.folder, http_port, flags))
 
 
-def _docker(repository: TrtllmRepository, serving: TrtllmServing, *, name: str) -> Command:
+def _docker(repository: TrtllmRepository, serving: TrtllmServing, *, name: str, admin_key: str) -> Command:
     ports = make_ports(serving.grpc_port, serving.metrics_port)
     return Command(
         tuple(
@@ -109,7 +113,7 @@ def _docker(repository: TrtllmRepository, serving: TrtllmServing, *, name: str) 
                 gpus=serving.gpus,
                 host=serving.host,
                 metrics_host=serving.metrics_host,
-                flags=ServerFlags(exit_timeout=serving.drain_seconds),
+                flags=ServerFlags(exit_timeout=serving.drain_seconds, admin_key=admin_key),
                 inherited=FRONT_VARIABLES,
             )
         ),
