@@ -12,7 +12,7 @@ from typing import Any
 from enginewright_trtllm.finding import Finding, error, warning
 from enginewright_trtllm.versions import CONTAINERS, container_image
 
-__all__ = ["check_environment", "parse_nvidia_smi"]
+__all__ = ["NVIDIA_SMI", "check_environment", "parse_nvidia_smi"]
 
 NVIDIA_SMI = (
     "nvidia-smi",

@@ -125,7 +125,7 @@ def _worth_having(shorter: Variant, promised: Variant, at_least: float) -> bool:
 def _fp8_kv(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
     changed = replace(target, fp8_kv=True)
     if target.format == "fp8" and not target.fp8_kv and _fits(changed, dims):
-        yield Change("fp8_kv true, if the accuracy gate passes with it", changed)
+        yield Change("kv_cache fp8, if the answers stay good enough", changed)
 
 
 def _formats(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
