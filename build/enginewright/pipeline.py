@@ -2,45 +2,30 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from enginewright_errors import GateFailed
 
-from enginewright.cache import Cache, Entry, Made, default_cache_folder
+from enginewright.build_run import BuildResult, BuildRun
+from enginewright.cache import Cache, default_cache_folder
 from enginewright.calibration import load_calibration
-from enginewright.checkpoint import Checkpoint, open_checkpoint
+from enginewright.checkpoint import Checkpoint, check_config, open_checkpoint
 from enginewright.failures import explained
-from enginewright.file_lock import FileLock
 from enginewright.machine import free_disk, probe_machine
-from enginewright.manifest import make_manifest, manifest_key, source_link
-from enginewright.model_spec import ModelSpec
+from enginewright.manifest import first_links, make_manifest, manifest_key
 from enginewright.output import OutputFolder
-from enginewright.peak_memory import PeakMemory, release_memory
 from enginewright.plan import Plan, Room, make_plan, require_fit
 from enginewright.plan_text import plan_text
 from enginewright.progress import Reporter
 from enginewright.publish import keep_rejected, publish
 from enginewright.recipe import Recipe
-from enginewright.source import Source, resolve_source
-from enginewright.steps import Step, compile_step, package_step, quantize_step, verify_step
-from enginewright.units import format_bytes
+from enginewright.source import resolve_source
+from enginewright.steps import compile_step, package_step, quantize_step, verify_step
 
 __all__ = ["BuildResult", "build", "plan_build"]
-
-
-@dataclass(frozen=True, slots=True)
-class BuildResult:
-    """manifest_sha256 names the build. reused: whether the cache had a stage. changed: output was written."""
-
-    output: Path
-    manifest_sha256: str
-    changed: bool
-    reused: dict[str, bool]
-    report: dict[str, Any]
 
 
 def plan_build(
@@ -50,8 +35,8 @@ def plan_build(
     cache_folder = cache_folder or default_cache_folder()
     room = _room(cache_folder, output, read_bandwidth)
 
-    def stop(spec: ModelSpec) -> None:
-        raise _Planned(make_plan(recipe, spec, room))
+    def stop(folder: Path) -> None:
+        raise _Planned(make_plan(recipe, check_config(folder), room))
 
     try:
         source = resolve_source(recipe.checkpoint, cache_folder, before_weights=stop)
@@ -77,38 +62,40 @@ def build(
     """
     cache_folder = cache_folder or default_cache_folder()
     with OutputFolder(output) as folder, Cache(cache_folder, warn=reporter.warn) as cache:
-        run = _Run(
-            recipe, folder.path, cache, reporter, _room(cache.root, folder.path, read_bandwidth), force
-        )
-        source = run.fetch()
+        run = BuildRun(cache, reporter)
+        planner = _Planner(recipe, run, folder.path, _room(cache.root, folder.path, read_bandwidth), force)
+        source = run.fetch(recipe.checkpoint, planner.before_weights)
         checkpoint = open_checkpoint(source.folder)
-        plan = run.plan(checkpoint)
+        plan = planner.plan(checkpoint)
         link = run.hash_source(source, checkpoint)
         calibration = None
         if recipe.quantization.format != "none":
             calibration = load_calibration(recipe.quantization.calibration, source.folder).sha256
         if plan.shortages and not force:
-            plan = run.plan(checkpoint, run.cached(plan, link["digest"], calibration))
+            plan = planner.plan(checkpoint, planner.cached(plan, link["digest"], calibration))
             require_fit(plan)
 
         quantized = run.obtain(quantize_step(recipe, link["digest"], calibration), source=source.folder)
         engine = run.obtain(compile_step(recipe, plan.limits, quantized.digest), checkpoint=quantized.folder)
         made = {"checkpoint": quantized.folder, "engine": engine.folder}
+
+        def manifest() -> dict[str, Any]:
+            return make_manifest(recipe, plan.figures(), first_links(link, calibration), run.entries)
+
         try:
             verified = run.obtain(verify_step(recipe, quantized.digest, engine.digest), **made)
         except GateFailed as error:
-            manifest = make_manifest(plan, link, calibration, run.entries)
-            kept = keep_rejected(folder.path, engine, manifest, error)
+            kept = keep_rejected(folder.path, engine, manifest(), error)
             hint = f"{error.hint}; the rejected engine is in {kept}"
             raise GateFailed(error.message, code=error.code, hint=hint) from error
         repository = run.obtain(
             package_step(recipe, quantized.digest, engine.digest, verified.request.key), **made
         )
-        manifest, report = make_manifest(plan, link, calibration, run.entries), run.report(plan)
+        planned = {stage.name: asdict(stage) for stage in plan.stages}
+        report = {"plan": plan.as_json(), "stages": run.stage_reports(planned)}
         with explained("output", folder.path):
-            published = publish(folder, repository, manifest, report, cache)
-    reused = {name: entry.reused for name, entry in run.entries.items()}
-    return BuildResult(published.folder, published.manifest_sha256, published.changed, reused, report)
+            published = publish(folder, repository, manifest(), report, cache)
+    return BuildResult(published.folder, published.manifest_sha256, published.changed, run.reused, report)
 
 
 class _Planned(Exception):
@@ -119,42 +106,22 @@ class _Planned(Exception):
 
 
 @dataclass(slots=True)
-class _Run:
-    """One build: where it happens, and what it has so far."""
+class _Planner:
+    """The plan of one build: made with what is known so far, shown once."""
 
     recipe: Recipe
+    run: BuildRun
     output: Path
-    cache: Cache
-    reporter: Reporter
     room: Room
     force: bool
     shown: bool = False
-    entries: dict[str, Entry] = field(default_factory=dict)
 
-    def fetch(self) -> Source:
-        """Bring the checkpoint here. A plan that does not fit ends this before weights are downloaded."""
-        wanted, root = self.recipe.checkpoint, self.cache.root
-        if Path(wanted.source).is_dir():
-            return resolve_source(wanted, root)
-
-        def before_weights(spec: ModelSpec) -> None:
-            plan = make_plan(self.recipe, spec, self.room)
-            self.show(plan)
-            if not self.force:
-                require_fit(plan)
-
-        def progress(what: str, done: int, total: int) -> None:
-            self.reporter.advance(done, total)
-
-        # One at a time: a package is converted in a folder that only its maker may clean up.
-        with (
-            self.reporter.stage("fetch") as line,
-            FileLock(root / "locks" / "fetch"),
-            explained("fetch", root),
-        ):
-            source = resolve_source(wanted, root, before_weights=before_weights, progress=progress)
-            line.verb, line.note = "ready", wanted.source
-        return source
+    def before_weights(self, folder: Path) -> None:
+        """A plan that does not fit ends a build before weights are downloaded. `folder` has config.json."""
+        plan = make_plan(self.recipe, check_config(folder), self.room)
+        self._show(plan)
+        if not self.force:
+            require_fit(plan)
 
     def plan(self, checkpoint: Checkpoint, cached: Collection[str] = ()) -> Plan:
         """The plan with the checkpoint's true size, shown if none was before."""
@@ -165,72 +132,31 @@ class _Run:
             source_bytes=checkpoint.weight_bytes,
             cached=cached,
         )
-        self.show(plan)
+        self._show(plan)
         return plan
-
-    def show(self, plan: Plan) -> None:
-        if not self.shown:
-            self.reporter.say(plan_text(plan), plan=plan.as_json())
-            self.shown = True
-
-    def hash_source(self, source: Source, checkpoint: Checkpoint) -> dict[str, Any]:
-        """The first link of the chain: every byte of the checkpoint is read in every build."""
-        names = [path.name for path in checkpoint.files]
-        with self.reporter.stage("source") as line, explained("source", source.folder):
-            files = self.cache.hasher.files(source.folder, names, self.reporter.advance)
-            line.verb, line.note = "hashed", format_bytes(sum(item.bytes for item in files.values()))
-        return source_link(source, files)
 
     def cached(self, plan: Plan, source: str, calibration: str | None) -> set[str]:
         """The stages whose results the cache has, as far as names tell: they need no room any more."""
-        names = set[str]()
-        quantized = self.cache.peek(quantize_step(self.recipe, source, calibration).request)
+        names, cache = set[str](), self.run.cache
+        quantized = cache.peek(quantize_step(self.recipe, source, calibration).request)
         if quantized is None:
             return names
         names.add("quantize")
-        engine = self.cache.peek(compile_step(self.recipe, plan.limits, quantized).request)
+        engine = cache.peek(compile_step(self.recipe, plan.limits, quantized).request)
         if engine is None:
             return names
         names.add("compile")
         verified = verify_step(self.recipe, quantized, engine).request
         package = package_step(self.recipe, quantized, engine, verified.key).request
-        names.update(request.stage for request in (verified, package) if self.cache.peek(request) is not None)
+        names.update(request.stage for request in (verified, package) if cache.peek(request) is not None)
         if manifest_key(self.output, "package") == package.key:
             names.add("output")
         return names
 
-    def obtain(self, step: Step, **inputs: Path) -> Entry:
-        """The result of `step`, from the cache or made now, with its time and peak memory in the report."""
-        stage = step.request.stage
-
-        def make(folder: Path) -> Made:
-            release_memory()
-            peak, start = PeakMemory(), time.monotonic()
-            made = step.make(inputs, folder, self.reporter.advance)
-            figures = {"seconds": round(time.monotonic() - start, 3), "peak_memory_bytes": peak.bytes()}
-            return Made(made.facts, {**made.report, **figures})
-
-        with self.reporter.stage(stage) as line, explained(stage, self.cache.root):
-            entry = self.cache.obtain(step.request, make, self.reporter.advance)
-            line.verb = "reused" if entry.reused else "built"
-            size = sum(item.bytes for item in entry.files.values())
-            line.note = format_bytes(size) if size else "passed"
-        self.entries[stage] = entry
-        return entry
-
-    def report(self, plan: Plan) -> dict[str, Any]:
-        """How it went, beside what was planned. `reused` stages report the build that made them."""
-        planned = {stage.name: stage for stage in plan.stages}
-        stages = {
-            name: {
-                **entry.report,
-                "reused": entry.reused,
-                "disk_bytes": sum(item.bytes for item in entry.files.values()),
-                "planned": asdict(planned[name]),
-            }
-            for name, entry in self.entries.items()
-        }
-        return {"plan": plan.as_json(), "stages": stages}
+    def _show(self, plan: Plan) -> None:
+        if not self.shown:
+            self.run.reporter.say(plan_text(plan), plan=plan.as_json())
+            self.shown = True
 
 
 def _room(cache: Path, output: Path, read_bandwidth: float | None) -> Room:
