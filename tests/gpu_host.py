@@ -54,6 +54,12 @@ class GpuHost:
         run = f"os.execv(sys.executable, [sys.executable, {str(BUILDER)!r}, *sys.argv[1:]])"
         self._script("trtllm-build", f"import os, sys\n{run}")
 
+    def note_pid(self, file: Path) -> None:
+        """A builder that writes its process id to `file`."""
+        run = f"os.execv(sys.executable, [sys.executable, {str(BUILDER)!r}, *sys.argv[1:]])"
+        note = f"open({str(file)!r}, 'w').write(str(os.getpid()))"
+        self._script("trtllm-build", f"import os, sys\n{note}\n{run}")
+
     def docker(self) -> None:
         self._script("docker", _DOCKER.format(calls=str(self.calls), builder=str(BUILDER)))
 

@@ -44,6 +44,7 @@ from enginewright.trtllm_plan_text import trtllm_plan_text
 from enginewright.trtllm_recipe import TrtllmRecipe, modelopt_recipe, trtllm_target
 from enginewright.trtllm_steps import (
     checkpoint_step,
+    compile_stage,
     handoff_step,
     package_step,
     verify_step,
@@ -98,6 +99,7 @@ def build_trtllm(
     cache_folder = cache_folder or default_cache_folder()
     with OutputFolder(output) as folder, Cache(cache_folder, warn=reporter.warn) as cache:
         run = BuildRun(cache, reporter)
+        reporter.name_width = max(len(compile_stage(variant)) for variant in target.variants)
         room = _Room(Here(available_memory(), free_disk(cache.root)), builder is not None, force)
         if handoff is None:
             plan, beginning = _write_checkpoints(run, planner, room, target)

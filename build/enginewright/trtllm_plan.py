@@ -114,7 +114,7 @@ def require_room(plan: TrtllmPlan, here: Here, *, compiled_here: bool, cached: C
                 f"{_stage_name(cost)} needs {gigabytes(cost.host_bytes)} of memory, "
                 f"{gigabytes(here.memory)} are available",
                 code="host-memory",
-                hint="build on a machine with more memory, or give --force where swap is enough",
+                hint=_hint(cost),
             )
     disk = sum(cost.disk_bytes for cost in costs)
     if disk > here.disk:
@@ -123,6 +123,13 @@ def require_room(plan: TrtllmPlan, here: Here, *, compiled_here: bool, cached: C
             code="disk",
             hint="free some, or set ENGINEWRIGHT_CACHE to a folder on a larger disk",
         )
+
+
+def _hint(cost: StageCost) -> str:
+    more = "build on a machine with more memory, or give --force where swap is enough"
+    return (
+        f"compile one rank after another with trtllm.workers: 1; or {more}" if cost.stage == "build" else more
+    )
 
 
 def _stage_name(cost: StageCost) -> str:

@@ -184,4 +184,4 @@ def _served(target: TrtllmTarget) -> dict[str, Any]:
     fields = asdict(target)
     for name in ("host", "calibration_tokens", "workers", "container"):
         del fields[name]
-    return fields
+    return {**fields, "variants": list(fields["variants"])}

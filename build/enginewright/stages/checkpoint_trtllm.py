@@ -7,6 +7,7 @@ OUT/model/...               what the front reads: config.json, tokenizer, chat t
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from enginewright_trtllm.target import ModelDims, TrtllmTarget, Variant
 
 from enginewright.checkpoint import TEXT_FILES
 from enginewright.handoff import MODEL_FOLDER
+from enginewright.json_file import read_json_object
 
 __all__ = ["CheckpointCheck", "verify_checkpoints", "write_checkpoints"]
 
@@ -66,15 +68,23 @@ def write_checkpoints(
             max_position_embeddings=variant.max_seq_len,
             rope_scaling=_scaling(variant, dims),
         )
-    (out / MODEL_FOLDER).mkdir()
-    for name in ("config.json", *TEXT_FILES):
-        if (quantized / name).exists():
-            shutil.copyfile(quantized / name, out / MODEL_FOLDER / name)
+    _copy_texts(quantized, out / MODEL_FOLDER)
     return {
         "world_size": summary.world_size,
         "weight_bytes": summary.weight_bytes,
         "rank_bytes": summary.rank_bytes,
     }
+
+
+def _copy_texts(quantized: Path, out: Path) -> None:
+    """config.json as the source's: what the weights became is in each variant's own."""
+    out.mkdir()
+    for name in TEXT_FILES:
+        if (quantized / name).exists():
+            shutil.copyfile(quantized / name, out / name)
+    config = read_json_object(quantized / "config.json")
+    config.pop("quantization_config", None)
+    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def verify_checkpoints(checkpoint: Path, target: TrtllmTarget) -> CheckpointCheck:
