@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from enginewright_trtllm.gpus import lookup_gpu
 from enginewright_trtllm.target import Format, TrtllmTarget, Variant, Yarn
 from enginewright_trtllm.versions import PINNED_CONTAINER
 from pydantic import Field, model_validator
@@ -105,12 +106,13 @@ class TrtllmRecipe(Section):
 def trtllm_target(recipe: TrtllmRecipe) -> TrtllmTarget:
     """The target that `enginewright_trtllm` plans and checks."""
     engines, long, calibration = recipe.trtllm, recipe.context.long, recipe.quantization.calibration
+    card = lookup_gpu(engines.gpu)  # by any of its names; an unknown one is a finding
     variants = [Variant("native", engines.max_seq_len)]
     if long is not None:
         variants.append(Variant("long", long.max_seq_len, Yarn(long.factor, recipe.context.native)))
     return TrtllmTarget(
         format=_FORMATS[recipe.quantization.format],
-        gpu=engines.gpu,
+        gpu=card.name if card is not None else engines.gpu,
         gpu_count=engines.gpus or engines.tp * engines.pp,
         nodes=engines.nodes,
         tp=engines.tp,

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 from build_runs import flip
 from enginewright.build_run import BuildResult
+from enginewright.durable import json_bytes
 from enginewright.handoff import read_handoff
+from enginewright.hashing import digest
 from enginewright.load_recipe import load_trtllm_recipe, parse_set
 from enginewright.manifest import engine_records
 from enginewright.progress import PlainReporter
@@ -106,10 +108,22 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GpuHost:
     return made
 
 
+@pytest.fixture(scope="module")
+def quantized(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache's folder with the FP8 quantization: it takes seconds, and nearly every test needs it."""
+    root = tmp_path_factory.mktemp("quantized")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", "/usr/bin:/bin")
+        build = Builds(root / "root", GpuHost(root / "host"))
+        build(checkpoint)
+    return build.cache / "quantize"
+
+
 @pytest.fixture
-def build(tmp_path: Path, host: GpuHost) -> Builds:
-    (tmp_path / "root").mkdir()
-    return Builds(tmp_path / "root", host)
+def build(tmp_path: Path, host: GpuHost, quantized: Path) -> Builds:
+    made = Builds(tmp_path / "root", host)
+    shutil.copytree(quantized, made.cache / "quantize", copy_function=os.link)
+    return made
 
 
 @pytest.fixture
@@ -127,8 +141,9 @@ def names_of(folder: Path) -> set[str]:
 def test_a_build_on_a_gpu_host_ends_in_a_repository_that_is_clean(
     gpu_build: Builds, checkpoint: Path
 ) -> None:
+    shutil.rmtree(gpu_build.cache)
     result = gpu_build(checkpoint)
-    assert list(result.reused) == FP8
+    assert result.reused == dict.fromkeys(FP8, False)
     assert result.next_steps == ""
     out = gpu_build.out
     assert check_repository(out) == ()
@@ -341,7 +356,7 @@ def test_another_machine_than_the_recipes_is_refused_before_anything_is_fetched(
     assert message in error.message
     assert hint in error.hint
     assert error.exit_code == 2
-    assert not gpu_build.cache.exists()
+    assert names_of(gpu_build.cache) == {"quantize"}, "the build did not begin"
 
 
 def test_what_cannot_work_is_said_before_anything_is_fetched(build: Builds) -> None:
@@ -350,7 +365,7 @@ def test_what_cannot_work_is_said_before_anything_is_fetched(build: Builds) -> N
     assert "would fit" in error.hint
     error = build.fails(RecipeError, Path("Qwen/QwQ-32B"), "trtllm.tp=3", "trtllm.gpus=3")
     assert "num_attention_heads 40" in error.message
-    assert not build.cache.exists()
+    assert names_of(build.cache) == {"quantize"}, "the build did not begin"
 
 
 def test_container_without_docker_is_said_at_once(build: Builds, checkpoint: Path) -> None:
@@ -413,3 +428,99 @@ def test_a_build_that_is_killed_while_it_compiles_takes_the_builder_with_it_and_
     reused = gpu_build(checkpoint).reused
     assert reused == {**dict.fromkeys(FP8, True), "compile-native": False, "package": False}
     assert list((gpu_build.cache / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("tampered", "found"),
+    [
+        (
+            ("compile-native", "request", "inputs", "checkpoint"),
+            "compile-native was not made",
+        ),
+        (("checkpoint", "request", "inputs", "original"), "checkpoint was not made"),
+        (("package", "request", "inputs", "verified"), "package does not follow from this verify"),
+    ],
+)
+def test_a_link_that_was_exchanged_is_found(
+    gpu_build: Builds, checkpoint: Path, tampered: tuple[str, ...], found: str
+) -> None:
+    gpu_build(checkpoint)
+    manifest = gpu_build.manifest
+    stage, *path, last = tampered
+    section = manifest["chain"][stage]
+    for name in path:
+        section = section[name]
+    section[last] = "0" * 64
+    manifest["chain"][stage]["key"] = digest(manifest["chain"][stage]["request"])
+    (gpu_build.out / "manifest.json").write_bytes(json_bytes(manifest))
+    with pytest.raises(GateFailed, match=found):
+        verify_repository(gpu_build.out)
+
+
+# the commands
+
+
+def run(build: Builds, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name("enginewright"), *arguments]
+    environment = {**os.environ, "ENGINEWRIGHT_CACHE": str(build.cache)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def settings() -> list[str]:
+    return [part for text in SETTINGS for part in ("--set", text)]
+
+
+def test_the_command_builds_hands_off_and_goes_on(build: Builds, checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "carried"
+    built = run(build, "build", checkpoint, "--gpu", "H100", "-o", out, *settings())
+    assert built.returncode == 0, built.stderr
+    first, *steps = built.stdout.splitlines()[-4:]
+    assert first.startswith(f"built: {out} (manifest ")
+    assert steps[0] == "no engine was built: no trtllm-build is on PATH"
+    assert run(build, "verify", out).returncode == 0
+    alone = run(build, "build", out)
+    assert alone.returncode == 2
+    assert "cannot be built here" in alone.stderr
+    build.host.gpus(H100)
+    build.host.builder()
+    went_on = run(build, "build", out, "--max-batch-size", "2", "-o", tmp_path / "repository", "--json")
+    assert went_on.returncode == 0, went_on.stderr
+    result = json.loads(went_on.stdout.splitlines()[-1])
+    assert result["next_steps"] == []
+    verified = run(build, "verify", tmp_path / "repository")
+    assert verified.stdout.startswith("verified: tiny, ")
+
+
+def test_plan_needs_no_gpu_no_weights_and_no_network(build: Builds) -> None:
+    planned = run(build, "build", "Qwen/QwQ-32B", "--gpu", "H100", "--tp-size", "2", "--plan")
+    assert planned.returncode == 0, planned.stderr
+    assert "2 x H100-80, tp 2" in planned.stdout
+    assert "this machine" in planned.stdout
+    small = run(build, "plan", "Qwen/QwQ-32B", "--gpu", "L4")
+    assert small.returncode == 3
+    assert small.stdout.index("preflight: 1 findings") > 0
+    assert "hint: What would fit: trtllm.tp: 4 on 4 x L4-24" in small.stderr
+
+
+def test_every_finding_is_shown_before_the_exit_code_says_that_it_does_not_fit(build: Builds) -> None:
+    flags = ("--gpu", "L4", "--set", "trtllm.max_num_tokens=100", "--set", "trtllm.kv_cache=fp8")
+    planned = run(build, "build", "Qwen/QwQ-32B", *flags)
+    assert planned.returncode == 3
+    for code in ("weights", "chunk-blocks", "fp8-kv-bias"):
+        assert f"[{code}]" in planned.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("smollm2-135m-fp8", "--container"), "--container: an ONNX engine is compiled here"),
+        (("smollm2-135m-fp8", "--gpu", "H100"), "--gpu H100: an ONNX engine runs in one process"),
+        (("qwq-32b-fp8-h100", "--set", "engine.threads=4"), "engine is a section of target onnx"),
+    ],
+)
+def test_what_is_for_the_other_target_is_said(
+    build: Builds, arguments: tuple[str, ...], message: str
+) -> None:
+    refused = run(build, "build", *arguments)
+    assert refused.returncode == 2
+    assert message in refused.stderr
