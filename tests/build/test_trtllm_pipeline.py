@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import select
@@ -12,22 +11,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from build_runs import flip
-from enginewright.build_run import BuildResult
 from enginewright.durable import json_bytes
-from enginewright.handoff import read_handoff
 from enginewright.hashing import digest
-from enginewright.load_recipe import load_trtllm_recipe, parse_set
 from enginewright.manifest import engine_records
-from enginewright.progress import PlainReporter
-from enginewright.trtllm_pipeline import build_trtllm
 from enginewright.verify_repository import verify_repository
 from enginewright_errors import (
     DoesNotFit,
-    EnginewrightError,
     GateFailed,
     RecipeError,
     StageFailed,
@@ -40,14 +32,8 @@ from google.protobuf import text_format
 from gpu_host import H100, GpuHost
 from safetensors.torch import load_file
 from tritonclient.grpc import model_config_pb2
+from trtllm_builds import SETTINGS, Builds
 
-SETTINGS = (
-    "name=tiny",
-    "quantization.calibration={samples: 2, length: 64}",
-    "trtllm.max_seq_len=256",
-    "trtllm.max_num_tokens=256",
-    "trtllm.max_batch_size=4",
-)
 LONG = ("context.native=256", "context.long={max_seq_len: 1024, factor: 4.0}")
 FP8 = ["quantize", "checkpoint", "verify", "compile-native", "package"]
 
@@ -56,47 +42,6 @@ FP8 = ["quantize", "checkpoint", "verify", "compile-native", "package"]
 def checkpoint(tiny: Callable[..., Path]) -> Path:
     """QwQ's proportions: 40 query heads on 8 KV heads, biases on q, k and v."""
     return tiny(arch="qwen2", hidden=640, intermediate=256, layers=1, heads=40, kv_heads=8, dtype="bfloat16")
-
-
-class Builds:
-    """Builds on one machine into one root."""
-
-    def __init__(self, root: Path, host: GpuHost) -> None:
-        self.root, self.host = root, host
-        self.out, self.cache = root / "out", root / "cache"
-        self.text = ""
-
-    def __call__(self, named: Path, *settings: str, **arguments: Any) -> BuildResult:
-        stream = io.StringIO()
-        handoff = read_handoff(named)
-        given = settings if handoff is not None else (*SETTINGS, *settings)
-        recipe = load_trtllm_recipe(str(named), [parse_set(text) for text in given])
-        output = arguments.pop("output", self.out)
-        try:
-            return build_trtllm(
-                recipe,
-                output,
-                reporter=PlainReporter(stream, stream),
-                cache_folder=self.cache,
-                handoff=handoff,
-                **arguments,
-            )
-        finally:
-            self.text = stream.getvalue()
-
-    def fails(
-        self, kind: type[EnginewrightError], named: Path, *settings: str, **arguments: Any
-    ) -> EnginewrightError:
-        with pytest.raises(kind) as caught:
-            self(named, *settings, **arguments)
-        assert "\n" not in caught.value.message + caught.value.hint
-        assert caught.value.hint
-        return caught.value
-
-    @property
-    def manifest(self) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads((self.out / "manifest.json").read_bytes())
-        return loaded
 
 
 @pytest.fixture
