@@ -2,9 +2,9 @@
 
     python tests/pipeline_trials.py < jobs
 
-A job is a JSON line {"recipe", "target", "sets", "output", "cache"} and perhaps {"nth"}, the change of the file
-system at which the child kills itself, or {"after"}, the seconds it has to live. The answer is a JSON line
-{"state", "built", "reused", "warnings"} and what the build gave as its result.
+A job is a JSON line {"recipe", "target", "sets", "output", "cache"} and perhaps {"nth"}, the change of the
+file system at which the child kills itself, or {"after"}, the seconds it has to live. The answer is a JSON
+line {"state", "built", "reused", "warnings"} and what the build gave as its result.
 The heavy libraries are imported here once. Nothing is computed before the fork: threads do not survive it.
 """
 
