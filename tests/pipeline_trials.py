@@ -2,9 +2,9 @@
 
     python tests/pipeline_trials.py < jobs
 
-A job is a JSON line {"recipe", "sets", "output", "cache"} and perhaps {"nth"}, the change of the file system
-at which the child kills itself, or {"after"}, the seconds it has to live. The answer is a JSON line {"state",
-"built", "reused", "warnings"} and what the build gave as its result.
+A job is a JSON line {"recipe", "target", "sets", "output", "cache"} and perhaps {"nth"}, the change of the
+file system at which the child kills itself, or {"after"}, the seconds it has to live. The answer is a JSON
+line {"state", "built", "reused", "warnings"} and what the build gave as its result.
 The heavy libraries are imported here once. Nothing is computed before the fork: threads do not survive it.
 """
 
@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 from enginewright.limits import Limits
-from enginewright.load_recipe import load_recipe, parse_set
+from enginewright.load_recipe import load_recipe, load_trtllm_recipe, parse_set
 from enginewright.pipeline import build
 from enginewright.progress import JsonReporter
 from enginewright.quality.gate import GateBounds
 from enginewright.quality.texts import ReportTexts
 from enginewright.steps import compile_step, package_step, quantize_step, report_step, verify_step
+from enginewright.trtllm_pipeline import build_trtllm
 from enginewright_errors import EnginewrightError
 from kill_points import trial
 
@@ -56,12 +57,17 @@ def warm() -> None:
 
 
 def run(job: dict[str, Any], log: Path) -> None:
-    recipe = load_recipe(job["recipe"], [parse_set(text) for text in job["sets"]])
+    sets = [parse_set(text) for text in job["sets"]]
     output, cache = Path(job["output"]), Path(job["cache"])
     with log.open("w") as stream:
         reporter = JsonReporter(stream)
         try:
-            result = build(recipe, output, reporter=reporter, cache_folder=cache, read_bandwidth=4e10)
+            if job["target"] == "trtllm":
+                trtllm = load_trtllm_recipe(job["recipe"], sets)
+                result = build_trtllm(trtllm, output, reporter=reporter, cache_folder=cache)
+            else:
+                recipe = load_recipe(job["recipe"], sets)
+                result = build(recipe, output, reporter=reporter, cache_folder=cache, read_bandwidth=4e10)
             reporter.result("", {"changed": result.changed, "manifest": result.manifest_sha256})
         except EnginewrightError as error:
             reporter.result("", {"error": error.code, "text": f"{error.message} / {error.hint}"})

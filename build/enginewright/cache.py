@@ -14,8 +14,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -139,6 +139,12 @@ class Cache:
             return tree_digest({name: FileHash(**item) for name, item in body["files"].items()})
         except (OSError, ValueError, TypeError, KeyError):
             return None
+
+    def requests(self, stage: str) -> Iterator[StageRequest]:
+        """What the entries of `stage` claim to answer, unverified, in the order of their keys."""
+        for file in sorted((self.root / stage).glob("*/entry.json")):
+            with suppress(OSError, ValueError, TypeError, KeyError):
+                yield StageRequest(**json.loads(file.read_bytes())["body"]["request"])
 
     def close(self) -> None:
         self._held.close()

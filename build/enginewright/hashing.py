@@ -10,9 +10,18 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-__all__ = ["FileHash", "FileHashes", "Hasher", "canonical_json", "digest", "hashes_as_json", "tree_digest"]
+__all__ = [
+    "FileHash",
+    "FileHashes",
+    "Hasher",
+    "canonical_json",
+    "digest",
+    "hashes_as_json",
+    "subfolder",
+    "tree_digest",
+]
 
 _BLOCK = 4 * 1024**2
 _THREADS = 4  # SHA-256 releases the GIL; more threads than this wait for the disk
@@ -25,6 +34,8 @@ class FileHash:
     sha256: str
     bytes: int
 
+
+Value = TypeVar("Value")
 
 FileHashes = Mapping[str, FileHash]  # by POSIX path relative to the tree
 
@@ -46,6 +57,12 @@ def hashes_as_json(hashes: FileHashes) -> dict[str, dict[str, Any]]:
 def tree_digest(hashes: FileHashes) -> str:
     """One hash for a tree: names, sizes and contents of its files."""
     return digest(hashes_as_json(hashes))
+
+
+def subfolder(files: Mapping[str, Value], folder: str) -> dict[str, Value]:
+    """Those of a tree's `files` that lie in its top folder `folder`, by their names in it."""
+    inside = f"{folder}/"
+    return {name.removeprefix(inside): item for name, item in files.items() if name.startswith(inside)}
 
 
 class Hasher:

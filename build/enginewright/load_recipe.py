@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,12 +13,13 @@ from typing import Any, TypeVar
 from enginewright_errors import RecipeError, UsageError
 from pydantic import ValidationError
 
+from enginewright.handoff import read_handoff
 from enginewright.recipe import Recipe
 from enginewright.recipe_error import explain
 from enginewright.trtllm_recipe import TrtllmRecipe
 from enginewright.yaml_document import FieldPath, parse_yaml, read_yaml
 
-__all__ = ["Override", "load_recipe", "load_trtllm_recipe", "parse_set", "recipes_folder"]
+__all__ = ["Override", "load_recipe", "load_trtllm_recipe", "parse_set", "recipe_target", "recipes_folder"]
 
 AnyRecipe = TypeVar("AnyRecipe", Recipe, TrtllmRecipe)
 
@@ -61,6 +63,23 @@ def load_trtllm_recipe(named: str, overrides: Sequence[Override] = ()) -> Trtllm
     return _load(named, overrides, TrtllmRecipe)
 
 
+def recipe_target(named: str, overrides: Sequence[Override] = (), *, bare: str = "onnx") -> str:
+    """ "trtllm" or "onnx": what `named` with `overrides` is for, by which its other fields are read.
+
+    bare: the target of a checkpoint without a recipe. Any other value counts as "onnx", whose loading
+    refuses it. Raises as `load_recipe` does for what cannot be read.
+    """
+    target: object = bare
+    file = _recipe_file(named)
+    data: object = read_yaml(file).data if file is not None else _without_file(named)
+    if isinstance(data, dict):
+        target = data.get("target", bare if file is None else None)
+    for override in overrides:
+        if override.path == ("target",):
+            target = override.value
+    return "trtllm" if target == "trtllm" else "onnx"
+
+
 def _load(named: str, overrides: Sequence[Override], model: type[AnyRecipe]) -> AnyRecipe:
     file = _recipe_file(named)
     if file is not None:
@@ -71,8 +90,8 @@ def _load(named: str, overrides: Sequence[Override], model: type[AnyRecipe]) -> 
                 f"{file} holds no recipe", code="recipe-syntax", hint="start from build/recipes/template.yaml"
             )
     else:
-        data, lines, base, label = _around_checkpoint(named), {}, Path.cwd(), named
-        data["target"] = "trtllm" if model is TrtllmRecipe else "onnx"
+        data, lines, base, label = _without_file(named), {}, Path.cwd(), named
+        data.setdefault("target", "trtllm" if model is TrtllmRecipe else "onnx")
     flags: dict[FieldPath, str] = {}
     for override in overrides:
         _assign(data, override)
@@ -87,27 +106,37 @@ def _load(named: str, overrides: Sequence[Override], model: type[AnyRecipe]) -> 
         return label
 
     _anchor_paths(data, base, flags)
-    _check_target(data.get("target", "onnx"), place(("target",)), model)
+    _check_target(data, place, model)
     try:
         return model.model_validate(data)
     except ValidationError as error:
         raise explain(error, place, model) from None
 
 
-def _check_target(target: object, place: str, model: type[AnyRecipe]) -> None:
+def _check_target(data: Mapping[str, Any], place: Callable[[FieldPath], str], model: type[AnyRecipe]) -> None:
     """Fields differ by target: without this, a recipe of the other kind is a list of unknown fields."""
-    if target == "trtllm" and model is Recipe:
+    target, trtllm = data.get("target", "onnx"), model is TrtllmRecipe
+    if target == "trtllm" and not trtllm:
         raise RecipeError(
-            f"{place}: target is trtllm, and this version builds ONNX engines only",
+            f"{place(('target',))}: target is trtllm, and this command is for ONNX engines",
             code="recipe-target",
-            hint="`enginewright check` prices and checks this recipe; to build, set target to onnx",
+            hint="`build-engine` builds and `enginewright check` checks this recipe; or set target to onnx",
         )
-    if target == "onnx" and model is TrtllmRecipe:
+    if target == "onnx" and trtllm:
         raise RecipeError(
-            f"{place}: target is onnx, and `check` is for TensorRT-LLM",
+            f"{place(('target',))}: target is onnx, and this command is for TensorRT-LLM",
             code="recipe-target",
             hint="`enginewright plan` prices this recipe; or set target to trtllm",
         )
+    own, other = (TrtllmRecipe, Recipe) if trtllm else (Recipe, TrtllmRecipe)
+    for section in data:
+        if section in other.model_fields and section not in own.model_fields:
+            raise RecipeError(
+                f"{place((section,))}: {section} is a section of target {'onnx' if trtllm else 'trtllm'}, "
+                f"the target is {'trtllm' if trtllm else 'onnx'}",
+                code="recipe-unknown-key",
+                hint=f"the sections here are {', '.join(own.model_fields)}",
+            )
 
 
 def parse_set(text: str) -> Override:
@@ -133,9 +162,12 @@ def _recipe_file(named: str) -> Path | None:
     return bundled if path is None and "/" not in named else None
 
 
-def _around_checkpoint(named: str) -> dict[str, Any]:
-    """The least recipe for a checkpoint: everything else is a default."""
+def _without_file(named: str) -> dict[str, Any]:
+    """The recipe of a handed-off build; or the least one for a checkpoint, everything else a default."""
     path = _existing(Path.cwd(), named)
+    handoff = None if path is None else read_handoff(path)
+    if handoff is not None:
+        return copy.deepcopy(dict(handoff.recipe))
     if path is not None and path.is_dir():
         source, stem = str(path), path.name
     elif path is not None:

@@ -6,6 +6,7 @@ Formats (ModelOpt's presets, all with lm_head and embeddings left alone):
   A grid of 0.2 instead of 0.1 saves half of the time for 3% more KL; groups of 32 have 0.22.
 - fp8: FP8_DEFAULT_CFG, E4M3 weights and activations with one scale each.
 - int8_sq: INT8_SMOOTHQUANT_CFG, weights per row, activations per tensor.
+For TensorRT-LLM fp8 may come with an FP8 KV cache (FP8_KV_CFG): one scale a layer for keys, one for values.
 """
 
 from __future__ import annotations
@@ -25,12 +26,18 @@ CALIBRATION_PASSES = {"int4_awq": 2, "fp8": 1, "int8_sq": 1}
 _GROUP_SIZES = (256, 128, 64, 32, 16)
 
 
-def modelopt_config(options: QuantizationRecipe) -> dict[str, Any]:
-    """The argument `config` of `mtq.quantize` for `options.format`, which is not "none"."""
+def modelopt_config(options: QuantizationRecipe, *, fp8_kv: bool = False) -> dict[str, Any]:
+    """The argument `config` of `mtq.quantize` for `options.format`, which is not "none".
+
+    fp8_kv: calibrate the KV cache's scales too; for fp8 only.
+    """
     import modelopt.torch.quantization as mtq
 
     if options.format == "fp8":
-        return copy.deepcopy(mtq.FP8_DEFAULT_CFG)
+        fp8: dict[str, Any] = copy.deepcopy(mtq.FP8_DEFAULT_CFG)
+        if fp8_kv:
+            fp8["quant_cfg"] = [*fp8["quant_cfg"], *copy.deepcopy(mtq.FP8_KV_CFG["quant_cfg"])]
+        return fp8
     if options.format == "int8_sq":
         return copy.deepcopy(mtq.INT8_SMOOTHQUANT_CFG)
     config: dict[str, Any] = copy.deepcopy(mtq.INT4_AWQ_CFG)

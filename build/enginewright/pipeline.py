@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from enginewright_errors import GateFailed
 
-from enginewright.cache import Cache, Entry, Made, default_cache_folder
+from enginewright.build_run import BuildResult, BuildRun
+from enginewright.cache import Cache, default_cache_folder
 from enginewright.calibration import load_calibration
-from enginewright.checkpoint import Checkpoint, open_checkpoint
+from enginewright.checkpoint import Checkpoint, check_config, open_checkpoint
 from enginewright.failures import explained
-from enginewright.file_lock import FileLock
 from enginewright.machine import free_disk, probe_machine
-from enginewright.manifest import make_manifest, manifest_key, source_link
-from enginewright.model_spec import ModelSpec
+from enginewright.manifest import first_links, make_manifest, manifest_key
 from enginewright.output import OutputFolder
-from enginewright.peak_memory import PeakMemory, release_memory
 from enginewright.plan import Plan, Room, make_plan, require_fit
 from enginewright.plan_text import plan_text
 from enginewright.progress import Reporter
@@ -28,22 +25,10 @@ from enginewright.quality.figures import read_quality_report
 from enginewright.quality.gate import GateBounds, check_gate, gate_bounds
 from enginewright.quality.texts import ReportTexts, load_report_texts
 from enginewright.recipe import Recipe
-from enginewright.source import Source, resolve_source
-from enginewright.steps import Step, compile_step, package_step, quantize_step, report_step, verify_step
-from enginewright.units import format_bytes
+from enginewright.source import resolve_source
+from enginewright.steps import compile_step, package_step, quantize_step, report_step, verify_step
 
 __all__ = ["BuildResult", "build", "plan_build"]
-
-
-@dataclass(frozen=True, slots=True)
-class BuildResult:
-    """manifest_sha256 names the build. reused: whether the cache had a stage. changed: output was written."""
-
-    output: Path
-    manifest_sha256: str
-    changed: bool
-    reused: dict[str, bool]
-    report: dict[str, Any]
 
 
 def plan_build(
@@ -53,8 +38,8 @@ def plan_build(
     cache_folder = cache_folder or default_cache_folder()
     room = _room(cache_folder, output, read_bandwidth)
 
-    def stop(spec: ModelSpec) -> None:
-        raise _Planned(make_plan(recipe, spec, room))
+    def stop(folder: Path) -> None:
+        raise _Planned(make_plan(recipe, check_config(folder), room))
 
     try:
         source = resolve_source(recipe.checkpoint, cache_folder, before_weights=stop)
@@ -80,12 +65,11 @@ def build(
     """
     cache_folder = cache_folder or default_cache_folder()
     with OutputFolder(output) as folder, Cache(cache_folder, warn=reporter.warn) as cache:
-        run = _Run(
-            recipe, folder.path, cache, reporter, _room(cache.root, folder.path, read_bandwidth), force
-        )
-        source = run.fetch()
+        run = BuildRun(cache, reporter)
+        planner = _Planner(recipe, run, folder.path, _room(cache.root, folder.path, read_bandwidth), force)
+        source = run.fetch(recipe.checkpoint, planner.before_weights)
         checkpoint = open_checkpoint(source.folder)
-        plan = run.plan(checkpoint)
+        plan = planner.plan(checkpoint)
         link = run.hash_source(source, checkpoint)
         calibration = None
         if recipe.quantization.format != "none":
@@ -93,12 +77,20 @@ def build(
         texts = load_report_texts(recipe.report, source.folder, plan.limits.max_seq_len)
         bounds = gate_bounds(recipe.gate, recipe.quantization.format, plan.sizes.parameters)
         if plan.shortages and not force:
-            plan = run.plan(checkpoint, run.cached(plan, link["digest"], calibration, texts, bounds))
+            plan = planner.plan(checkpoint, planner.cached(plan, link["digest"], calibration, texts, bounds))
             require_fit(plan)
 
         quantized = run.obtain(quantize_step(recipe, link["digest"], calibration), source=source.folder)
         engine = run.obtain(compile_step(recipe, plan.limits, quantized.digest), checkpoint=quantized.folder)
         made = {"checkpoint": quantized.folder, "engine": engine.folder}
+
+        def manifest() -> dict[str, Any]:
+            return make_manifest(recipe, plan.figures(), first_links(link, calibration), run.entries)
+
+        def report() -> dict[str, Any]:
+            stages = run.stage_reports({stage.name: asdict(stage) for stage in plan.stages})
+            return {"plan": plan.as_json(), "gate": asdict(bounds), "stages": stages}
+
         try:
             verified = run.obtain(verify_step(recipe, quantized.digest, engine.digest), **made)
             measured = run.obtain(
@@ -108,8 +100,7 @@ def build(
             )
             check_gate(read_quality_report(measured.report["measured"]), bounds)
         except GateFailed as error:
-            manifest = make_manifest(plan, link, calibration, run.entries)
-            kept = keep_rejected(folder.path, engine, manifest, run.report(plan, bounds), error)
+            kept = keep_rejected(folder.path, engine, manifest(), report(), error)
             hint = f"{error.hint}; the rejected engine is in {kept}"
             raise GateFailed(error.message, code=error.code, hint=hint) from error
         repository = run.obtain(
@@ -123,11 +114,11 @@ def build(
             ),
             **made,
         )
-        manifest, report = make_manifest(plan, link, calibration, run.entries), run.report(plan, bounds)
         with explained("output", folder.path):
-            published = publish(folder, repository, manifest, report, cache)
-    reused = {name: entry.reused for name, entry in run.entries.items()}
-    return BuildResult(published.folder, published.manifest_sha256, published.changed, reused, report)
+            published = publish(folder, repository, manifest(), report(), cache)
+        return BuildResult(
+            published.folder, published.manifest_sha256, published.changed, run.reused, report()
+        )
 
 
 class _Planned(Exception):
@@ -138,42 +129,22 @@ class _Planned(Exception):
 
 
 @dataclass(slots=True)
-class _Run:
-    """One build: where it happens, and what it has so far."""
+class _Planner:
+    """The plan of one build: made with what is known so far, shown once."""
 
     recipe: Recipe
+    run: BuildRun
     output: Path
-    cache: Cache
-    reporter: Reporter
     room: Room
     force: bool
     shown: bool = False
-    entries: dict[str, Entry] = field(default_factory=dict)
 
-    def fetch(self) -> Source:
-        """Bring the checkpoint here. A plan that does not fit ends this before weights are downloaded."""
-        wanted, root = self.recipe.checkpoint, self.cache.root
-        if Path(wanted.source).is_dir():
-            return resolve_source(wanted, root)
-
-        def before_weights(spec: ModelSpec) -> None:
-            plan = make_plan(self.recipe, spec, self.room)
-            self.show(plan)
-            if not self.force:
-                require_fit(plan)
-
-        def progress(what: str, done: int, total: int) -> None:
-            self.reporter.advance(done, total)
-
-        # One at a time: a package is converted in a folder that only its maker may clean up.
-        with (
-            self.reporter.stage("fetch") as line,
-            FileLock(root / "locks" / "fetch"),
-            explained("fetch", root),
-        ):
-            source = resolve_source(wanted, root, before_weights=before_weights, progress=progress)
-            line.verb, line.note = "ready", wanted.source
-        return source
+    def before_weights(self, folder: Path) -> None:
+        """A plan that does not fit ends a build before weights are downloaded. `folder` has config.json."""
+        plan = make_plan(self.recipe, check_config(folder), self.room)
+        self._show(plan)
+        if not self.force:
+            require_fit(plan)
 
     def plan(self, checkpoint: Checkpoint, cached: Collection[str] = ()) -> Plan:
         """The plan with the checkpoint's true size, shown if none was before."""
@@ -184,32 +155,19 @@ class _Run:
             source_bytes=checkpoint.weight_bytes,
             cached=cached,
         )
-        self.show(plan)
+        self._show(plan)
         return plan
-
-    def show(self, plan: Plan) -> None:
-        if not self.shown:
-            self.reporter.say(plan_text(plan), plan=plan.as_json())
-            self.shown = True
-
-    def hash_source(self, source: Source, checkpoint: Checkpoint) -> dict[str, Any]:
-        """The first link of the chain: every byte of the checkpoint is read in every build."""
-        names = [path.name for path in checkpoint.files]
-        with self.reporter.stage("source") as line, explained("source", source.folder):
-            files = self.cache.hasher.files(source.folder, names, self.reporter.advance)
-            line.verb, line.note = "hashed", format_bytes(sum(item.bytes for item in files.values()))
-        return source_link(source, files)
 
     def cached(
         self, plan: Plan, source: str, calibration: str | None, texts: ReportTexts, bounds: GateBounds
     ) -> set[str]:
         """The stages whose results the cache has, as far as names tell: they need no room any more."""
-        names = set[str]()
-        quantized = self.cache.peek(quantize_step(self.recipe, source, calibration).request)
+        names, cache = set[str](), self.run.cache
+        quantized = cache.peek(quantize_step(self.recipe, source, calibration).request)
         if quantized is None:
             return names
         names.add("quantize")
-        engine = self.cache.peek(compile_step(self.recipe, plan.limits, quantized).request)
+        engine = cache.peek(compile_step(self.recipe, plan.limits, quantized).request)
         if engine is None:
             return names
         names.add("compile")
@@ -217,43 +175,15 @@ class _Run:
         report = report_step(self.recipe, source, quantized, engine, texts).request
         package = package_step(self.recipe, quantized, engine, verified.key, report.key, bounds).request
         requests = (verified, report, package)
-        names.update(request.stage for request in requests if self.cache.peek(request) is not None)
+        names.update(request.stage for request in requests if cache.peek(request) is not None)
         if manifest_key(self.output, "package") == package.key:
             names.add("output")
         return names
 
-    def obtain(self, step: Step, **inputs: Path) -> Entry:
-        """The result of `step`, from the cache or made now, with its time and peak memory in the report."""
-        stage = step.request.stage
-
-        def make(folder: Path) -> Made:
-            release_memory()
-            peak, start = PeakMemory(), time.monotonic()
-            made = step.make(inputs, folder, self.reporter.advance)
-            figures = {"seconds": round(time.monotonic() - start, 3), "peak_memory_bytes": peak.bytes()}
-            return Made(made.facts, {**made.report, **figures})
-
-        with self.reporter.stage(stage) as line, explained(stage, self.cache.root):
-            entry = self.cache.obtain(step.request, make, self.reporter.advance)
-            line.verb = "reused" if entry.reused else "built"
-            size = sum(item.bytes for item in entry.files.values())
-            line.note = format_bytes(size) if size else str(entry.report.get("note", "passed"))
-        self.entries[stage] = entry
-        return entry
-
-    def report(self, plan: Plan, bounds: GateBounds) -> dict[str, Any]:
-        """How it went, beside what was planned. `reused` stages report the build that made them."""
-        planned = {stage.name: stage for stage in plan.stages}
-        stages = {
-            name: {
-                **entry.report,
-                "reused": entry.reused,
-                "disk_bytes": sum(item.bytes for item in entry.files.values()),
-                "planned": asdict(planned[name]),
-            }
-            for name, entry in self.entries.items()
-        }
-        return {"plan": plan.as_json(), "gate": asdict(bounds), "stages": stages}
+    def _show(self, plan: Plan) -> None:
+        if not self.shown:
+            self.run.reporter.say(plan_text(plan), plan=plan.as_json())
+            self.shown = True
 
 
 def _room(cache: Path, output: Path, read_bandwidth: float | None) -> Room:

@@ -21,7 +21,12 @@ _JSON_INTERVAL = 0.5  # seconds between two progress events
 
 
 class Reporter(ABC):
-    """One build's voice. `stage` brackets a stage; inside it `advance` takes (done, total) in any unit."""
+    """One build's voice. `stage` brackets a stage; inside it `advance` takes (done, total) in any unit.
+
+    name_width: columns that the names of stages are given.
+    """
+
+    name_width = 9
 
     @contextmanager
     def stage(self, name: str) -> Iterator[StageLine]:
@@ -69,7 +74,8 @@ class StageLine:
         self.note = ""
 
     def text(self, name: str, seconds: float) -> str:
-        return f"{name:<9} {self.verb:<6} {format_seconds(seconds):>10}  {self.note}".rstrip()
+        """`name` already has the width that all names are given."""
+        return f"{name} {self.verb:<6} {format_seconds(seconds):>10}  {self.note}".rstrip()
 
 
 class PlainReporter(Reporter):
@@ -98,7 +104,7 @@ class PlainReporter(Reporter):
         pass
 
     def _end(self, name: str, line: StageLine, seconds: float) -> None:
-        self.say(line.text(name, seconds))
+        self.say(line.text(f"{name:<{self.name_width}}", seconds))
 
 
 class BarReporter(PlainReporter):
@@ -122,7 +128,7 @@ class BarReporter(PlainReporter):
 
     def _begin(self, name: str) -> None:
         self._bar = Progress(
-            TextColumn(f"{name:<9}"),
+            TextColumn(f"{name:<{self.name_width}}"),
             BarColumn(40),
             TimeElapsedColumn(),
             console=self._console,
@@ -138,7 +144,7 @@ class BarReporter(PlainReporter):
 
     def _end(self, name: str, line: StageLine, seconds: float) -> None:
         self._abandon(name)
-        self.say(line.text(name, seconds))
+        self.say(line.text(f"{name:<{self.name_width}}", seconds))
 
 
 class JsonReporter(Reporter):

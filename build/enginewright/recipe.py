@@ -190,7 +190,7 @@ class Recipe(Section):
     # Names the output folder and the build; letters, digits, dot, dash and underscore.
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     checkpoint: CheckpointRecipe
-    # The engine: onnx runs on any CPU. A recipe for trtllm has sections of its own: see trtllm_recipe.py.
+    # The engine: onnx runs on any CPU. trtllm (NVIDIA GPUs) has sections of its own: see trtllm_recipe.py.
     target: Literal["onnx"] = "onnx"
     quantization: QuantizationRecipe = QuantizationRecipe()
     engine: EngineRecipe = EngineRecipe()

@@ -12,7 +12,6 @@ from enginewright_errors import CheckpointError
 
 from enginewright.checkpoint import TEXT_FILES, check_config
 from enginewright.demo_model import fetch_packaged_model
-from enginewright.model_spec import ModelSpec
 from enginewright.recipe import CheckpointRecipe
 
 __all__ = ["Source", "resolve_source"]
@@ -40,13 +39,13 @@ def resolve_source(
     recipe: CheckpointRecipe,
     cache: Path,
     *,
-    before_weights: Callable[[ModelSpec], None] | None = None,
+    before_weights: Callable[[Path], None] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Source:
     """Bring the checkpoint onto this machine and say where it is.
 
-    `before_weights` gets the model's dimensions before any weight of a hub checkpoint is downloaded: what it
-    raises, for example because the plan does not fit, ends the build before it cost a download.
+    `before_weights` gets a folder with config.json before any weight of a hub checkpoint is downloaded: what
+    it raises, for example because the plan does not fit, ends the build before it cost a download.
     `progress(what, bytes done, bytes in all)`.
 
     Raises:
@@ -87,14 +86,14 @@ def _refuse_revision(recipe: CheckpointRecipe) -> None:
 def _from_hub(
     name: str,
     revision: str | None,
-    before_weights: Callable[[ModelSpec], None] | None,
+    before_weights: Callable[[Path], None] | None,
     progress: Callable[[str, int, int], None] | None,
 ) -> Source:
     """Small files first: an architecture that is not supported costs no download of 65 GB."""
     folder = _snapshot(name, revision, ("config.json", *TEXT_FILES), None)
-    spec = check_config(folder)
+    check_config(folder)
     if before_weights:
-        before_weights(spec)
+        before_weights(folder)
     # The commit of the first step, so that a push in between cannot mix two revisions.
     commit = folder.name
     return Source(

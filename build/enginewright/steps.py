@@ -16,7 +16,7 @@ from enginewright.cache import Made, StageRequest
 from enginewright.limits import Limits
 from enginewright.quality.gate import GateBounds
 from enginewright.quality.texts import ReportTexts
-from enginewright.recipe import Recipe
+from enginewright.recipe import QuantizationRecipe, Recipe
 from enginewright.stages.compile import compile_engine, engine_options
 from enginewright.stages.package import package
 from enginewright.versions import stage_versions
@@ -26,6 +26,7 @@ __all__ = [
     "Inputs",
     "Step",
     "compile_step",
+    "modelopt_step",
     "package_step",
     "quantize_step",
     "report_step",
@@ -46,9 +47,22 @@ class Step:
 
 def quantize_step(recipe: Recipe, source: str, calibration: str | None) -> Step:
     """source: digest of the checkpoint's files. calibration: SHA-256 of the token ids, None for `none`."""
-    quantization = recipe.quantization
+    return modelopt_step(recipe.quantization, source, calibration)
+
+
+def modelopt_step(
+    quantization: QuantizationRecipe,
+    source: str,
+    calibration: str | None,
+    *,
+    fp8_kv: bool = False,
+    use_gpu: bool = False,
+) -> Step:
+    """The same for any target. fp8_kv, use_gpu: as in `quantize`; a GPU changes the scales' last bits."""
     inputs: dict[str, str] = {"source": source}
     parameters: dict[str, Any] = {"format": quantization.format}
+    if fp8_kv:
+        parameters["kv_cache"] = "fp8"
     libraries: tuple[str, ...] = ("safetensors",)
     if calibration is not None:
         inputs["calibration"] = calibration
@@ -60,7 +74,8 @@ def quantize_step(recipe: Recipe, source: str, calibration: str | None) -> Step:
         from enginewright.checkpoint import open_checkpoint
         from enginewright.stages.quantize import quantize
 
-        summary = quantize(open_checkpoint(folders["source"]), out, quantization, advance)
+        checkpoint = open_checkpoint(folders["source"])
+        summary = quantize(checkpoint, out, quantization, advance, fp8_kv=fp8_kv, use_gpu=use_gpu)
         return Made(report={"measured": asdict(summary)})
 
     versions = stage_versions(code=("enginewright.stages.quantize",), libraries=libraries)

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+from enginewright_trtllm.gpus import lookup_gpu
 from enginewright_trtllm.target import Format, TrtllmTarget, Variant, Yarn
-from pydantic import Field
+from enginewright_trtllm.versions import PINNED_CONTAINER
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from enginewright.recipe import (
     MAX_TOKENS,
@@ -17,10 +20,12 @@ from enginewright.recipe import (
     CheckpointRecipe,
     ContextRecipe,
     Line,
+    QuantizationRecipe,
     Section,
+    ServingRecipe,
 )
 
-__all__ = ["TrtllmRecipe", "trtllm_target"]
+__all__ = ["TrtllmRecipe", "modelopt_recipe", "trtllm_target"]
 
 _FORMATS: dict[str, Format] = {"int4_awq": "int4_awq", "fp8": "fp8", "none": "bf16"}
 
@@ -30,15 +35,17 @@ class TrtllmQuantization(Section):
     format: Literal["int4_awq", "fp8", "none"] = "fp8"
     # int4_awq only: what upstream's kernels take.
     group_size: Literal[64, 128] = 128
-    # 512 samples are upstream's default; fewer are quicker.
-    calibration: CalibrationRecipe = CalibrationRecipe(samples=512, length=512)
+    # The built-in text has room for these; upstream's default is 512 samples, which want text of your own.
+    calibration: CalibrationRecipe = CalibrationRecipe(samples=24, length=512)
 
 
 class TrtllmEngines(Section):
     # A card by name, such as H100-80, H200-141, A100-80, L40S-48, B200-192 or RTX4090-24.
     gpu: Line = Field(default="H100-80", min_length=1, max_length=64)
-    # Cards of the server, all nodes together; at least tp x pp.
-    gpus: int = Field(default=1, ge=1, le=1024)
+    # Cards of the server, all nodes together. Null takes tp x pp, one for each rank.
+    gpus: int | None = Field(default=None, ge=1, le=1024)
+    # Machines that the cards are in. More than one is deployed as a LeaderWorkerSet.
+    nodes: int = Field(default=1, ge=1, le=64)
     # Tensor parallelism: each layer is split over so many cards. It must divide the KV heads.
     tp: int = Field(default=1, ge=1, le=64)
     # Pipeline parallelism: the layers are dealt out to so many groups of cards.
@@ -55,6 +62,14 @@ class TrtllmEngines(Section):
     kv_cache_free_gpu_mem_fraction: float = Field(
         default=0.9, gt=0.0, lt=1.0, json_schema_extra={"maximum": 1}
     )
+    # Ranks that are compiled at the same time. Null takes all; fewer need less host memory.
+    workers: int | None = Field(default=None, ge=1, le=64)
+    # The month of NVIDIA's tritonserver container that builds and serves.
+    container: str = Field(default=PINNED_CONTAINER, pattern=r"^[0-9]{2}\.[0-9]{2}$")
+
+
+# What the built-in text gives at most, by the tokenizer that cuts it smallest of those that were tried.
+_BUILTIN_TOKENS = 20_000
 
 
 class TrtllmRecipe(Section):
@@ -66,18 +81,40 @@ class TrtllmRecipe(Section):
     trtllm: TrtllmEngines = TrtllmEngines()
     # `native` is what the model was trained on; `long` adds a second engine with YaRN.
     context: ContextRecipe = ContextRecipe()
+    serving: ServingRecipe = ServingRecipe()
+
+    @model_validator(mode="after")
+    def _text_is_enough(self) -> TrtllmRecipe:
+        """Said here and not after 65 GB were downloaded."""
+        calibration, field = self.quantization.calibration, "quantization.calibration.samples"
+        tokens = calibration.samples * calibration.length
+        unused = self.quantization.format == "none"
+        if calibration.data == "builtin" and tokens > _BUILTIN_TOKENS and not unused:
+            fitting = max(1, _BUILTIN_TOKENS // 2 // calibration.length)
+            raise PydanticCustomError(
+                "calibration",
+                f"{field}: {calibration.samples} x {calibration.length} tokens are more than the built-in "
+                "text has",
+                {
+                    "field": field,
+                    "hint": f"set it to {fitting}, or give text with quantization.calibration.data",
+                },
+            )
+        return self
 
 
 def trtllm_target(recipe: TrtllmRecipe) -> TrtllmTarget:
     """The target that `enginewright_trtllm` plans and checks."""
     engines, long, calibration = recipe.trtllm, recipe.context.long, recipe.quantization.calibration
+    card = lookup_gpu(engines.gpu)  # by any of its names; an unknown one is a finding
     variants = [Variant("native", engines.max_seq_len)]
     if long is not None:
         variants.append(Variant("long", long.max_seq_len, Yarn(long.factor, recipe.context.native)))
     return TrtllmTarget(
         format=_FORMATS[recipe.quantization.format],
-        gpu=engines.gpu,
-        gpu_count=engines.gpus,
+        gpu=card.name if card is not None else engines.gpu,
+        gpu_count=engines.gpus or engines.tp * engines.pp,
+        nodes=engines.nodes,
         tp=engines.tp,
         pp=engines.pp,
         fp8_kv=engines.kv_cache == "fp8",
@@ -87,4 +124,17 @@ def trtllm_target(recipe: TrtllmRecipe) -> TrtllmTarget:
         max_num_tokens=engines.max_num_tokens,
         kv_cache_free_gpu_mem_fraction=engines.kv_cache_free_gpu_mem_fraction,
         calibration_tokens=calibration.samples * calibration.length,
+        max_queue_size=recipe.serving.max_queue,
+        workers=engines.workers,
+        container=engines.container,
+    )
+
+
+def modelopt_recipe(recipe: TrtllmRecipe) -> QuantizationRecipe:
+    """What ModelOpt is asked to do; an FP8 KV cache is asked for beside it."""
+    quantization = recipe.quantization
+    return QuantizationRecipe(
+        format=quantization.format,
+        group_size=quantization.group_size,
+        calibration=quantization.calibration,
     )

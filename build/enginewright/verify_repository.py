@@ -1,31 +1,23 @@
-"""Recompute the hash chain of a packaged repository, from its files back to the checkpoint it came from."""
+"""Recompute the hash chain of a build's folder, from its files back to the checkpoint it came from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from enginewright_errors import GateFailed, UsageError
 
-from enginewright.hashing import Hasher, digest, hashes_as_json
+from enginewright.chain_links import broken_links, last_link, placed_files
+from enginewright.hashing import Hasher, hashes_as_json
 from enginewright.manifest import FORMAT
 from enginewright.output import MANIFEST, REPORT
 
 __all__ = ["VerifiedRepository", "repository_files", "verify_repository"]
 
-# Which input of a stage is the digest of which link before it.
-_LINKS = {
-    "quantize": {"source": "source", "calibration": "calibration"},
-    "compile": {"checkpoint": "quantize"},
-    "verify": {"checkpoint": "quantize", "engine": "compile"},
-    "report": {"source": "source", "checkpoint": "quantize", "engine": "compile"},
-    "package": {"checkpoint": "quantize", "engine": "compile"},
-}
-_ENGINE = "llm/1/engine/"
 _COMPILED = "__pycache__"  # Python writes it when a server runs the repository; it follows from the sources
 
 
@@ -47,12 +39,12 @@ def verify_repository(folder: Path, progress: Callable[[int, int], None] | None 
     content, manifest = _read_manifest(folder)
     try:
         chain = manifest["chain"]
-        for problem in _broken_links(chain):
+        for problem in broken_links(chain):
             raise _differs(f"{MANIFEST}: {problem}")
-        recorded: Mapping[str, Any] = chain["package"]["files"]
-        for name, item in chain["compile"]["files"].items():
-            if recorded.get(_ENGINE + name) != item:
-                raise _differs(f"{MANIFEST}: {_ENGINE + name} is not the engine that was compiled")
+        recorded: Mapping[str, Any] = last_link(chain)["files"]
+        for stage, name, item in placed_files(chain):
+            if recorded.get(name) != item:
+                raise _differs(f"{MANIFEST}: {name} is not what {stage} made")
     except (KeyError, TypeError, AttributeError):
         raise _differs(f"{MANIFEST}: the chain is incomplete") from None
     present = repository_files(folder)
@@ -91,28 +83,6 @@ def _read_manifest(folder: Path) -> tuple[bytes, dict[str, Any]]:
             hint="build it again with this version, or check it with the version that built it",
         )
     return content, manifest
-
-
-def _broken_links(chain: Mapping[str, Any]) -> Iterator[str]:
-    digests = {"source": digest(chain["source"]["files"])}
-    if digests["source"] != chain["source"]["digest"]:
-        yield "source.digest does not follow from its files"
-    if "calibration" in chain:
-        digests["calibration"] = chain["calibration"]["sha256"]
-    for stage, links in _LINKS.items():
-        link = chain[stage]
-        if digest(link["request"]) != link["key"]:
-            yield f"{stage}.key does not follow from its request"
-        if digest(link["files"]) != link["digest"]:
-            yield f"{stage}.digest does not follow from its files"
-        digests[stage] = link["digest"]
-        for name, before in links.items():
-            if link["request"]["inputs"].get(name) != digests.get(before):
-                yield f"{stage} was not made from this {before}"
-    if chain["package"]["request"]["inputs"]["verified"] != chain["verify"]["key"]:
-        yield "package does not follow from this verify"
-    if chain["package"]["request"]["inputs"]["measured"] != chain["report"]["key"]:
-        yield "package does not follow from this report"
 
 
 def repository_files(folder: Path) -> set[str]:

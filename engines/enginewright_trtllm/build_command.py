@@ -63,8 +63,8 @@ def build_flags(
         ),
         Flag(
             "--workers",
-            str(target.world_size),
-            "one rank a GPU at a time; upstream takes the smaller of this and the GPUs it sees",
+            str(target.build_workers),
+            "ranks compiled at a time; upstream takes the smaller of this and the GPUs it sees",
         ),
         Flag("--output_timing_cache", timing_cache, "the default is written to the working directory"),
         Flag("--log_level", "info", "the progress is read from it"),

@@ -36,9 +36,18 @@ class Mount:
 
 
 def build_container(
-    target: TrtllmTarget, variant: Variant, *, checkpoint: str, output: str, user: str
+    target: TrtllmTarget,
+    variant: Variant,
+    *,
+    checkpoint: str,
+    output: str,
+    user: str,
+    name: str | None = None,
 ) -> list[str]:
-    """`docker run` of trtllm-build. output: an existing folder that `user` ("uid:gid") may write."""
+    """`docker run` of trtllm-build. output: an existing folder that `user` ("uid:gid") may write.
+
+    name: of the container, by which it can be removed.
+    """
     command = build_command(target, variant, checkpoint=_CHECKPOINT, output=_ENGINE)
     return docker_run(
         container_image(target.container),
@@ -48,6 +57,7 @@ def build_container(
         user=user,
         shm=shm_gib(target),
         network="none",
+        name=name,
     )
 
 

@@ -9,13 +9,14 @@ first: it also stands for what the driver, fragmentation and a second process ta
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from enginewright_errors import RecipeError
 
-__all__ = ["GPUS", "Gpu", "find_gpu", "lookup_gpu"]
+__all__ = ["GPUS", "Gpu", "find_gpu", "known_gpus", "lookup_gpu"]
 
 GB = 10**9
 TERA = 1e12
@@ -113,7 +114,12 @@ def find_gpu(name: str) -> Gpu:
     """`lookup_gpu`, raising RecipeError with the known names."""
     gpu = lookup_gpu(name)
     if gpu is None:
-        raise RecipeError(
-            f"gpu {name!r} is not in the table", code="gpu-unknown", hint=f"Known: {', '.join(GPUS)}."
-        )
+        raise RecipeError(f"gpu {name!r} is not in the table", code="gpu-unknown", hint=known_gpus(name))
     return gpu
+
+
+def known_gpus(name: str) -> str:
+    """The hint for an unknown `name`: what it resembles, and all that is known."""
+    close = difflib.get_close_matches(_key(name), _BY_KEY, n=1)
+    meant = f"Did you mean {_BY_KEY[close[0]].name}? " if close else ""
+    return f"{meant}Known: {', '.join(GPUS)}."

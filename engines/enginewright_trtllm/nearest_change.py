@@ -28,11 +28,12 @@ _SMALLER: dict[Format, tuple[Format, ...]] = {
 _STEP_TOKENS = (8192, 4096, 2048, 1024)
 _FRACTIONS = (0.9, 0.95)
 _CONTEXT_STEP = 1024
+_LENGTH = {"native": "trtllm.max_seq_len", "long": "context.long.max_seq_len"}
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """description: what to set, in the recipe's words. target: the changed target, which fits."""
+    """description: which fields of the recipe to set, and to what. target: the changed target, which fits."""
 
     description: str
     target: TrtllmTarget
@@ -63,7 +64,7 @@ def _with_tp(target: TrtllmTarget, dims: ModelDims, sizes: range) -> Iterator[Ch
     for tp in _allowed_tp(target, dims):
         changed = replace(target, tp=tp, gpu_count=max(tp * target.pp, target.gpu_count))
         if tp in sizes and _fits(changed, dims):
-            yield Change(f"tp {tp} on {changed.gpu_count} x {target.gpu}", changed)
+            yield Change(f"trtllm.tp: {tp} on {changed.gpu_count} x {find_gpu(target.gpu).name}", changed)
             return
 
 
@@ -86,9 +87,9 @@ def _tunings(target: TrtllmTarget) -> Iterator[TrtllmTarget]:
 def _tuning_text(target: TrtllmTarget, changed: TrtllmTarget) -> str:
     parts = []
     if changed.max_num_tokens != target.max_num_tokens:
-        parts.append(f"max_num_tokens {changed.max_num_tokens}")
+        parts.append(f"trtllm.max_num_tokens: {changed.max_num_tokens}")
     if changed.kv_cache_free_gpu_mem_fraction != target.kv_cache_free_gpu_mem_fraction:
-        parts.append(f"kv_cache_free_gpu_mem_fraction {changed.kv_cache_free_gpu_mem_fraction:g}")
+        parts.append(f"trtllm.kv_cache_free_gpu_mem_fraction: {changed.kv_cache_free_gpu_mem_fraction:g}")
     return " and ".join(parts)
 
 
@@ -109,7 +110,7 @@ def _shorter(
             continue
         changed = replace(candidate, variants=shorter)
         if _fits(changed, dims):
-            lengths = ", ".join(f"{variant.name} max_seq_len {variant.max_seq_len}" for variant in shorter)
+            lengths = " and ".join(f"{_LENGTH[variant.name]}: {variant.max_seq_len}" for variant in shorter)
             tuning = _tuning_text(target, candidate)
             description = lengths + (f" with {tuning}" if tuning else "")
             found.append((sum(variant.max_seq_len for variant in shorter), Change(description, changed)))
@@ -125,7 +126,7 @@ def _worth_having(shorter: Variant, promised: Variant, at_least: float) -> bool:
 def _fp8_kv(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
     changed = replace(target, fp8_kv=True)
     if target.format == "fp8" and not target.fp8_kv and _fits(changed, dims):
-        yield Change("fp8_kv true, if the accuracy gate passes with it", changed)
+        yield Change("trtllm.kv_cache: fp8, if the answers stay good enough", changed)
 
 
 def _formats(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
@@ -133,7 +134,7 @@ def _formats(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
         # An FP8 cache only goes with FP8 weights.
         changed = replace(target, format=smaller, fp8_kv=target.fp8_kv and smaller == "fp8")
         if _possible(changed, dims) and _fits(changed, dims):
-            yield Change(f"format {smaller}", changed)
+            yield Change(f"quantization.format: {smaller}", changed)
             return
 
 
@@ -142,7 +143,7 @@ def _other_gpus(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
     for gpu in sorted(GPUS.values(), key=lambda gpu: gpu.memory_bytes):
         changed = replace(target, gpu=gpu.name)
         if gpu.memory_bytes > here.memory_bytes and _possible(changed, dims) and _fits(changed, dims):
-            yield Change(f"gpu {gpu.name}", changed)
+            yield Change(f"trtllm.gpu: {gpu.name}", changed)
             return
 
 
@@ -151,11 +152,10 @@ def _one_variant(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
         return
     apart = replace(target, gpu_count=len(target.variants) * target.world_size)
     if apart.gpu_count > target.gpu_count and _fits(apart, dims):
-        yield Change(f"{apart.gpu_count} x {target.gpu}: each variant on GPUs of its own", apart)
-    for variant in target.variants:
-        changed = replace(target, variants=(variant,))
-        if _fits(changed, dims):
-            yield Change(f"the {variant.name} variant alone", changed)
+        yield Change(f"trtllm.gpus: {apart.gpu_count}, each variant on cards of its own", apart)
+    native = replace(target, variants=tuple(v for v in target.variants if v.name == "native"))
+    if _fits(native, dims):
+        yield Change("context.long: null, the native variant alone", native)
 
 
 def _possible(target: TrtllmTarget, dims: ModelDims) -> bool:

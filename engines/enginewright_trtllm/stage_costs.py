@@ -88,11 +88,11 @@ def _build(target: TrtllmTarget, dims: ModelDims, variant: Variant) -> StageCost
     return StageCost(
         "build",
         variant.name,
-        host_bytes=target.world_size * (int(_WEIGHT_COPIES * rank) + _BUILDER_BYTES),
+        host_bytes=target.build_workers * (int(_WEIGHT_COPIES * rank) + _BUILDER_BYTES),
         device_bytes=rank + activation_bytes(dims, target),
         disk_bytes=written,
-        seconds=_TACTIC_SECONDS
-        + _LAYER_SECONDS * dims.layers / target.pp
+        seconds=-(-target.world_size // target.build_workers)
+        * (_TACTIC_SECONDS + _LAYER_SECONDS * dims.layers / target.pp)
         + _copy(target, checkpoint_bytes(dims, target) + written),
     )
 

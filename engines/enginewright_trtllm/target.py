@@ -86,7 +86,8 @@ class TrtllmTarget:
 
     gpu: a name of `gpus.GPUS` or an alias. gpu_count: GPUs of the server, all nodes together.
     group_size: int4_awq only. kv_cache_free_gpu_mem_fraction: the backend's parameter of that name.
-    calibration_tokens: samples x length, for the estimate of the quantize stage.
+    calibration_tokens: samples x length, for the estimate of the quantize stage. workers: ranks that are
+    compiled at the same time, None for all of them.
     """
 
     format: Format
@@ -110,6 +111,7 @@ class TrtllmTarget:
     container: str = PINNED_CONTAINER
     tensorrt_llm: str = PINNED_TENSORRT_LLM
     calibration_tokens: int = 512 * 512
+    workers: int | None = None
     host: Host = Host()
 
     def __post_init__(self) -> None:
@@ -134,6 +136,11 @@ class TrtllmTarget:
     def world_size(self) -> int:
         """MPI ranks of one engine, one GPU each."""
         return self.tp * self.pp
+
+    @property
+    def build_workers(self) -> int:
+        """Ranks that trtllm-build compiles at the same time."""
+        return min(self.workers or self.world_size, self.world_size)
 
     @property
     def gpus_per_node(self) -> int:

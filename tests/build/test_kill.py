@@ -11,20 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from enginewright.verify_repository import verify_repository
+from gpu_host import H100, GpuHost
 
 STAGES = ("quantize", "compile", "verify", "report", "package")
+TRTLLM = ("quantize", "checkpoint", "verify", "compile-native", "compile-long", "package")
 TESTS = Path(__file__).parents[1]
 
 Ask = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def ask() -> Iterator[Ask]:
+def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
     """Build in a forked child of one warm process; see pipeline_trials.py."""
+    host = GpuHost(tmp_path_factory.mktemp("host") / "host")
+    host.gpus(H100)
+    host.builder()
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{TESTS}:{os.environ.get('PYTHONPATH', '')}",
+        "PATH": host.environment()["PATH"],
+        "PYTHONPATH": f"{TESTS}:{host.environment()['PYTHONPATH']}",
     }
     with subprocess.Popen(
         [sys.executable, str(TESTS / "pipeline_trials.py")],
@@ -38,10 +45,12 @@ def ask() -> Iterator[Ask]:
         stdin, stdout = process.stdin, process.stdout
         assert "ready" in json.loads(stdout.readline())
 
-        def ask_one(checkpoint: Path, root: Path, quantization: str, **job: Any) -> dict[str, Any]:
-            sets = [f"quantization.format={quantization}", "name=tiny", *SMALL]
+        def ask_one(
+            checkpoint: Path, root: Path, quantization: str, target: str = "onnx", **job: Any
+        ) -> dict[str, Any]:
+            sets = [f"quantization.format={quantization}", "name=tiny", *SETTINGS[target]]
             where = {"recipe": str(checkpoint), "output": str(root / "out"), "cache": str(root / "cache")}
-            stdin.write(json.dumps({**where, "sets": sets, **job}) + "\n")
+            stdin.write(json.dumps({**where, "target": target, "sets": sets, **job}) + "\n")
             stdin.flush()
             answer: dict[str, Any] = json.loads(stdout.readline())
             return answer
@@ -50,13 +59,21 @@ def ask() -> Iterator[Ask]:
         stdin.close()
 
 
-SMALL = (
-    "quantization.group_size=64",
-    "quantization.calibration={samples: 2, length: 64}",
-    "verify={samples: 1, length: 16, max_kl: 10.0, min_top1: 0.0}",
-    "report={samples: 1, length: 16, prompts: 1, answer_tokens: 4, items: 1}",
-    "gate={max_kl: 10.0, min_top1: 0.0, max_perplexity_ratio: 100.0}",
-)
+COMMON = ("quantization.group_size=64", "quantization.calibration={samples: 2, length: 64}")
+SETTINGS = {
+    "onnx": (
+        *COMMON,
+        "verify={samples: 1, length: 16, max_kl: 10.0, min_top1: 0.0}",
+        "report={samples: 1, length: 16, prompts: 1, answer_tokens: 4, items: 1}",
+        "gate={max_kl: 10.0, min_top1: 0.0, max_perplexity_ratio: 100.0}",
+    ),
+    "trtllm": (
+        *COMMON,
+        "trtllm.max_seq_len=256",
+        "trtllm.max_num_tokens=256",
+        "context={native: 256, long: {max_seq_len: 1024, factor: 4.0}}",
+    ),
+}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +83,7 @@ def checkpoint(tiny: Callable[..., Path]) -> Path:
 
 def complete(root: Path) -> set[str]:
     """The stages that the cache has a result of."""
-    return {stage for stage in STAGES if any((root / "cache" / stage).glob("*/entry.json"))}
+    return {stage for stage in (*STAGES, *TRTLLM) if any((root / "cache" / stage).glob("*/entry.json"))}
 
 
 def check_clean(root: Path) -> None:
@@ -127,6 +144,26 @@ def test_killed_at_any_moment_it_ends_with_the_same_manifest(
         after *= 1.7
         assert answer["warnings"] == []
     assert manifest(root) == whole("int4_awq")
+    check_clean(root)
+
+
+def test_a_tensorrt_llm_build_that_is_killed_goes_on_and_makes_nothing_twice(
+    ask: Ask, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Engines differ from build to build, so what must be equal is everything but their bytes."""
+    root, nth, kills = tmp_path / "killed", 2, 0
+    while True:
+        before = complete(root)
+        answer = ask(checkpoint, root, "none", "trtllm", nth=nth)
+        assert not before & set(answer["built"]), "a complete stage was repeated"
+        assert answer["warnings"] == [], "what a kill left was taken for a result"
+        if answer["state"] == "done":
+            break
+        assert answer["state"] == "killed"
+        kills += 1
+        nth = 2 + kills % 17 if complete(root) != before else nth + 17
+    assert kills > 8
+    verify_repository(root / "out")
     check_clean(root)
 
 

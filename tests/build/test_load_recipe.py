@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from enginewright.load_recipe import Override, load_recipe, load_trtllm_recipe, parse_set, recipes_folder
 from enginewright.recipe import Recipe
+from enginewright.trtllm_recipe import TrtllmRecipe
 from enginewright_errors import EnginewrightError, RecipeError, UsageError
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,7 +98,13 @@ def test_a_recipe_file_with_defaults(tmp_path: Path) -> None:
         ),
         ("name: small=>name: ../up", ":1", "name is '../up'", "text that matches"),
         ("name: small=>name: 7", ":1", "name is 7", "in quotes"),
-        ("name: small=>target: trtllm\nname: small", ":1", "builds ONNX engines only", "set target to onnx"),
+        ("name: small=>target: trtllm\nname: small", ":1", "for ONNX engines", "set target to onnx"),
+        (
+            "name: small=>trtllm: {tp: 2}\nname: small",
+            ":1",
+            "trtllm is a section of target trtllm, the target is onnx",
+            "engine",
+        ),
         (
             "  source: org/name=>  revision: null",
             ":2",
@@ -268,24 +277,26 @@ def test_every_bundled_recipe_loads_by_name() -> None:
     assert "smollm2-135m-int4-awq" in [file.stem for file in files]
     for file in files:
         load = load_trtllm_recipe if "target: trtllm" in file.read_text() else load_recipe
-        assert load(str(file)).name == (file.stem if file.stem != "template" else "my-model")
+        assert load(str(file)).name == ("my-model" if file.stem.startswith("template") else file.stem)
     assert load_recipe("smollm2-135m-int4-awq").quantization.format == "int4_awq"
     with pytest.raises(UsageError) as caught:
         load_recipe("smollm2-135m-int4-aqw")
     assert "smollm2-135m-int4-awq" in caught.value.hint
 
 
-def test_the_template_shows_every_field_with_its_default() -> None:
-    template = load_recipe(str(recipes_folder() / "template.yaml"))
-    default = Recipe.model_validate(
-        {"name": template.name, "checkpoint": {"source": template.checkpoint.source}}
-    )
+@pytest.mark.parametrize(
+    ("name", "model", "load"),
+    [("template", Recipe, load_recipe), ("template-trtllm", TrtllmRecipe, load_trtllm_recipe)],
+)
+def test_the_template_shows_every_field_with_its_default(
+    name: str, model: type[Recipe] | type[TrtllmRecipe], load: Callable[[str], Recipe | TrtllmRecipe]
+) -> None:
+    template = load(name)
+    shown = yaml.safe_load((recipes_folder() / f"{name}.yaml").read_text())
+    default = model.model_validate({field: shown[field] for field in ("name", "checkpoint", "target")})
     assert template == default
-    import yaml
-
-    shown = yaml.safe_load((recipes_folder() / "template.yaml").read_text())
-    for section, model in Recipe.model_fields.items():
-        fields = getattr(model.annotation, "model_fields", None)
+    for section, part in model.model_fields.items():
+        fields = getattr(part.annotation, "model_fields", None)
         if fields:
             assert set(shown[section]) == set(fields), section
 

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 from build_runs import STAGES, Run, flip
-from enginewright import pipeline
+from enginewright import build_run, pipeline
 from enginewright.load_recipe import load_recipe
-from enginewright.model_spec import read_model_spec
 from enginewright.output import OutputFolder
 from enginewright.pipeline import build, plan_build
 from enginewright.progress import PlainReporter
@@ -218,10 +217,13 @@ def test_a_hub_checkpoint_that_does_not_fit_is_not_downloaded(
     }  # fmt: skip
 
     def resolve(recipe: object, cache: Path, *, before_weights: Callable[..., None], **_: object) -> Source:
-        before_weights(read_model_spec(config))
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        (tmp_path / "hub" / "config.json").write_text(json.dumps(config))
+        before_weights(tmp_path / "hub")
         raise AssertionError("the download began")
 
     monkeypatch.setattr(pipeline, "resolve_source", resolve)
+    monkeypatch.setattr(build_run, "resolve_source", resolve)
     wanted = load_recipe("org/huge")
     made = plan_build(wanted, tmp_path / "out", cache_folder=tmp_path / "cache", read_bandwidth=4e10)
     assert made.shortages

@@ -128,7 +128,7 @@ def test_an_engine_that_was_swapped_together_with_its_hash_is_found(repository: 
     package["files"] = hashes_as_json({name: hashes[name] for name in package["files"]})
     package["digest"] = tree_digest({name: hashes[name] for name in package["files"]})
     (repository / "manifest.json").write_bytes(json_bytes(manifest))
-    assert "llm/1/engine/model.onnx is not the engine that was compiled" in differs(repository)
+    assert "llm/1/engine/model.onnx is not what compile made" in differs(repository)
 
 
 def test_what_is_no_repository_is_said_so(tmp_path: Path) -> None:

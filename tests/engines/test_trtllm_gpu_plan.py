@@ -154,17 +154,17 @@ def test_recipes_fit_and_promise_a_sequence_of_full_length(name: str) -> None:
 @pytest.mark.parametrize(
     ("target", "nearest"),
     [
-        (on_h100("bf16"), "max_num_tokens 2048 and kv_cache_free_gpu_mem_fraction 0.95"),
-        (replace(on_h100("bf16"), gpu_count=2), "tp 2 on 2 x H100-80"),
+        (on_h100("bf16"), "trtllm.max_num_tokens: 2048 and trtllm.kv_cache_free_gpu_mem_fraction: 0.95"),
+        (replace(on_h100("bf16"), gpu_count=2), "trtllm.tp: 2 on 2 x H100-80"),
         (
             replace(on_h100("fp8"), variants=(Variant("native", 40_960),), gpu="L40S"),
-            "native max_seq_len 22528",
+            "trtllm.max_seq_len: 22528",
         ),
-        (TrtllmTarget("fp8", "L4"), "tp 4 on 4 x L4"),
-        (TrtllmTarget("int4_awq", "RTX4090-24"), "tp 2 on 2 x RTX4090-24"),
+        (TrtllmTarget("fp8", "L4"), "trtllm.tp: 4 on 4 x L4-24"),
+        (TrtllmTarget("int4_awq", "RTX4090-24"), "trtllm.tp: 2 on 2 x RTX4090-24"),
         (
             TrtllmTarget("int4_awq", "H100-80", variants=(NATIVE, LONG)),
-            "native max_seq_len 20480, long max_seq_len 83968",
+            "trtllm.max_seq_len: 20480 and context.long.max_seq_len: 83968",
         ),
     ],
 )
@@ -175,7 +175,8 @@ def test_the_nearest_change_takes_the_least(target: TrtllmTarget, nearest: str) 
 def test_a_single_small_card_is_told_which_context_it_can_have() -> None:
     changes = nearest_changes(TrtllmTarget("int4_awq", "RTX4090-24", max_batch_size=4), QWQ)
     assert changes[-1].description == (
-        "native max_seq_len 8192 with max_num_tokens 1024 and kv_cache_free_gpu_mem_fraction 0.95"
+        "trtllm.max_seq_len: 8192 with trtllm.max_num_tokens: 1024"
+        " and trtllm.kv_cache_free_gpu_mem_fraction: 0.95"
     )
 
 
@@ -199,7 +200,7 @@ def test_what_does_not_fit_is_refused_with_numbers_and_a_way_out() -> None:
     with pytest.raises(DoesNotFit, match=r"13,728 tokens, one sequence of 32,768") as caught:
         require_fit(plan_gpus(on_h100("bf16"), QWQ))
     assert caught.value.code == "kv-cache"
-    assert "format fp8" in caught.value.hint
+    assert "quantization.format: fp8" in caught.value.hint
     assert caught.value.exit_code == 3
 
 
@@ -285,7 +286,7 @@ def test_the_table_shows_every_figure_that_a_user_decides_by() -> None:
     assert rows["long: sequences"].endswith("1 at 131,072")
     assert "host" in rows["stage build long"]
     broken = plan_table(plan_gpus(on_h100("bf16"), QWQ))
-    assert ("would fit", "format fp8") in broken
+    assert ("would fit", "quantization.format: fp8") in broken
 
 
 @pytest.mark.parametrize(

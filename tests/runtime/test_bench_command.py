@@ -69,7 +69,7 @@ def test_totals_are_what_triton_itself_counted(swept: tuple[Path, list[dict[str,
         assert totals.counted["input_tokens"] == 24 * (6 + users)
         assert totals.counted["output_tokens"] == 8 * (6 + users)
         assert totals.agrees
-        # A model of random weights writes half characters, which are other tokens when they are encoded again.
+        # A model of random weights writes half characters, which encode to other tokens.
         assert all("encoded again" in warning for warning in point.warnings)
 
 

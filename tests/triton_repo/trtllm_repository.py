@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,18 @@ def write_stand_in_repository(
         ),
         path,
     )
+
+
+def replace_engines(repository: Path, checkpoint: Path, target: TrtllmTarget) -> None:
+    """Put exact ONNX engines of `checkpoint` and stand-ins in the place of a packaged repository's own."""
+    for variant in target.variants:
+        folder = repository / target.model_name(variant)
+        config = (folder / "config.pbtxt").read_text()
+        (folder / "config.pbtxt").unlink()
+        (folder / "config.pbtxt").write_text(config.replace('"/models/', f'"{repository}/'))
+        shutil.rmtree(folder / "1" / "engine")
+        write_exact_engine(checkpoint, folder / "1" / "engine", variant.max_seq_len)
+        _stand_in(folder)
 
 
 def _stand_in(folder: Path) -> None:

@@ -12,14 +12,22 @@ import typer
 from enginewright_errors import EnginewrightError, UsageError
 
 from enginewright.interrupt import Interrupted
-from enginewright.load_recipe import Override, load_recipe, parse_set
+from enginewright.load_recipe import (
+    Override,
+    load_recipe,
+    load_trtllm_recipe,
+    parse_set,
+    recipe_target,
+)
 from enginewright.progress import Reporter, choose_reporter
 from enginewright.recipe import Recipe
+from enginewright.trtllm_recipe import TrtllmRecipe
 from enginewright.units import parse_bytes
 
 __all__ = [
     "BandwidthOption",
     "CalibSize",
+    "GpuOption",
     "GroupSize",
     "JsonOption",
     "MaxBatchSize",
@@ -77,7 +85,12 @@ Revision = Annotated[
     str | None, typer.Option("--revision", help="Commit of a hub checkpoint.", rich_help_panel=_FIELDS)
 ]
 TpSize = Annotated[
-    int | None, typer.Option("--tp-size", help="GPUs of one engine: 1 on a CPU.", rich_help_panel=_FIELDS)
+    int | None,
+    typer.Option("--tp-size", help="Tensor parallelism of TensorRT-LLM.", rich_help_panel=_FIELDS),
+]
+GpuOption = Annotated[
+    str | None,
+    typer.Option("--gpu", help="A card, like H100-80: TensorRT-LLM engines for it.", rich_help_panel=_FIELDS),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -108,30 +121,46 @@ class RecipeFlags:
     calib_size: int | None = None
     revision: str | None = None
     tp_size: int | None = None
+    gpu: str | None = None
     sets: Sequence[str] = ()
 
-    def load(self, named: str) -> Recipe:
-        """The recipe `named` with these flags: --set after the others, in its order."""
-        if self.tp_size not in (None, 1):
-            raise UsageError(
-                f"--tp-size {self.tp_size}: an ONNX engine runs in one process",
-                code="tp-size",
-                hint="leave it out, or 1",
-            )
+    def load(self, named: str) -> Recipe | TrtllmRecipe:
+        """The recipe `named` with these flags, for its own target; a checkpoint alone with --gpu is for
+        TensorRT-LLM."""
+        bare = "onnx" if self.gpu is None else "trtllm"
+        if recipe_target(named, [parse_set(text) for text in self.sets], bare=bare) == "trtllm":
+            return self.load_trtllm(named)
+        for flag, value in (("--tp-size", self.tp_size), ("--gpu", self.gpu)):
+            if value not in (None, 1):
+                raise UsageError(
+                    f"{flag} {value}: an ONNX engine runs in one process, on a CPU",
+                    code=flag.removeprefix("--"),
+                    hint="leave it out, or build for GPUs: a recipe with target: trtllm",
+                )
+        return load_recipe(named, self._overrides("engine", "prefill_chunk"))
+
+    def load_trtllm(self, named: str) -> TrtllmRecipe:
+        """The recipe `named` with these flags, which has to be one for TensorRT-LLM."""
+        return load_trtllm_recipe(named, self._overrides("trtllm", "max_num_tokens"))
+
+    def _overrides(self, engine: str, step: str) -> list[Override]:
+        """The flags as fields of the section `engine`; --set after the others, in its order."""
         qformat = self.qformat and self.qformat.replace("-", "_")
-        fields: tuple[tuple[str, Any, str], ...] = (
+        fields: list[tuple[str, Any, str]] = [
             ("quantization.format", qformat, "--qformat"),
             ("quantization.group_size", self.group_size, "--group-size"),
-            ("engine.max_seq_len", self.max_seq_len, "--max-seq-len"),
-            ("engine.prefill_chunk", self.max_num_tokens, "--max-num-tokens"),
-            ("engine.max_batch_size", self.max_batch_size, "--max-batch-size"),
+            (f"{engine}.max_seq_len", self.max_seq_len, "--max-seq-len"),
+            (f"{engine}.{step}", self.max_num_tokens, "--max-num-tokens"),
+            (f"{engine}.max_batch_size", self.max_batch_size, "--max-batch-size"),
             ("quantization.calibration.samples", self.calib_size, "--calib-size"),
             ("checkpoint.revision", self.revision, "--revision"),
-        )
+        ]
+        if engine == "trtllm":
+            fields += [("trtllm.tp", self.tp_size, "--tp-size"), ("trtllm.gpu", self.gpu, "--gpu")]
         given = [
             Override(tuple(path.split(".")), value, flag) for path, value, flag in fields if value is not None
         ]
-        return load_recipe(named, [*given, *map(parse_set, self.sets)])
+        return [*given, *map(parse_set, self.sets)]
 
 
 @contextmanager
@@ -152,7 +181,7 @@ def reporting(json_lines: bool) -> Iterator[Reporter]:
         raise
 
 
-def default_output(recipe: Recipe) -> Path:
+def default_output(recipe: Recipe | TrtllmRecipe) -> Path:
     """`./models/NAME`."""
     return Path("models") / recipe.name
 

@@ -19,6 +19,7 @@ from enginewright_errors import CheckpointError, StageFailed
 from numpy.typing import NDArray
 
 from enginewright.calibration import load_calibration
+from enginewright.calibration_device import calibration_device
 from enginewright.checkpoint import Checkpoint
 from enginewright.export_check import check_export
 from enginewright.export_checkpoint import complete_config, complete_export, source_dtype
@@ -59,11 +60,14 @@ def quantize(
     options: QuantizationRecipe,
     progress: Progress | None = None,
     *,
+    fp8_kv: bool = False,
+    use_gpu: bool = False,
     threads: int | None = None,
 ) -> QuantizationSummary:
     """Write the quantized checkpoint of `source` into the empty folder `out`.
 
     `progress(done, total)` counts decoder layers over all calibration passes; for format "none", bytes.
+    fp8_kv: with scales for an FP8 KV cache. use_gpu: calibrate on a GPU where one has room for the weights.
 
     Raises:
         RecipeError: a group size that does not divide, or calibration data that cannot be used.
@@ -79,8 +83,9 @@ def quantize(
     calibration = load_calibration(options.calibration, source.folder)
     with torch_session(threads):
         model = _load(source)
+        model.to(calibration_device(model.get_memory_footprint()) if use_gpu else "cpu")
         _check_finite(model)
-        _calibrate(model, options, calibration.ids, progress)
+        _calibrate(model, options, calibration.ids, progress, fp8_kv=fp8_kv)
         _export(model, source, out)
     complete_export(source, out)
     check = check_export(source, out, options.format)
@@ -132,7 +137,12 @@ def _check_finite(model: Any) -> None:
 
 
 def _calibrate(
-    model: Any, options: QuantizationRecipe, ids: NDArray[np.int32], progress: Progress | None
+    model: Any,
+    options: QuantizationRecipe,
+    ids: NDArray[np.int32],
+    progress: Progress | None,
+    *,
+    fp8_kv: bool,
 ) -> None:
     import modelopt.torch.quantization as mtq
     import torch
@@ -144,11 +154,11 @@ def _calibrate(
     def forward_loop(calibrated: Any) -> None:
         for batch in batches:
             # The decoder alone: nothing is calibrated on the logits, and they are the largest tensor.
-            calibrated.model(batch, use_cache=False)
+            calibrated.model(batch.to(calibrated.device), use_cache=False)
 
     steps = CALIBRATION_PASSES[options.format] * len(batches) * len(model.model.layers)
     with _layer_progress(model, steps, progress), _as_stage_failure("quantize"):
-        mtq.quantize(model, modelopt_config(options), forward_loop)
+        mtq.quantize(model, modelopt_config(options, fp8_kv=fp8_kv), forward_loop)
 
 
 def _export(model: Any, source: Checkpoint, out: Path) -> None:

@@ -79,15 +79,15 @@ def check_fp8_kv(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
         yield error(
             "fp8-kv-without-fp8",
             "run",
-            f"fp8_kv with format {target.format}",
+            f"kv_cache fp8 with format {target.format}",
             "the builder silently turns paged attention off, and with it chunked context and KV reuse",
-            "Set fp8_kv to false; for a small cache use format fp8.",
+            "Set kv_cache to auto; for a small cache use format fp8.",
         )
     elif dims.bias:
         yield warning(
             "fp8-kv-bias",
             "run",
-            "fp8_kv with biases on q, k and v (Qwen2)",
+            "kv_cache fp8 with biases on q, k and v (Qwen2)",
             "biased keys have outliers that one scale a layer does not hold; garbled answers were reported",
             "Keep the KV cache in BF16, or let the accuracy gate decide on long texts.",
         )

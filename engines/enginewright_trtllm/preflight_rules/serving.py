@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from enginewright_trtllm.finding import Finding, error, warning
-from enginewright_trtllm.gpus import GPUS, lookup_gpu
+from enginewright_trtllm.gpus import known_gpus, lookup_gpu
 from enginewright_trtllm.target import ModelDims, TrtllmTarget
 from enginewright_trtllm.versions import (
     PINNED_CONTAINER,
@@ -26,7 +26,7 @@ def check_gpu_name(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
             "build",
             f"gpu {target.gpu!r} is not in the table",
             "its memory, rates and architecture are not known, so nothing can be checked or planned",
-            f"Known: {', '.join(GPUS)}.",
+            known_gpus(target.gpu),
         )
 
 

@@ -1,0 +1,66 @@
+"""TensorRT-LLM builds of a tiny model for tests, with what was printed."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from enginewright.build_run import BuildResult
+from enginewright.handoff import read_handoff
+from enginewright.load_recipe import load_trtllm_recipe, parse_set
+from enginewright.progress import PlainReporter
+from enginewright.trtllm_pipeline import build_trtllm
+from enginewright_errors import EnginewrightError
+from gpu_host import GpuHost
+
+SETTINGS = (
+    "name=tiny",
+    "quantization.calibration={samples: 2, length: 64}",
+    "trtllm.max_seq_len=256",
+    "trtllm.max_num_tokens=256",
+    "trtllm.max_batch_size=4",
+)
+
+
+class Builds:
+    """Builds on one machine into one root."""
+
+    def __init__(self, root: Path, host: GpuHost) -> None:
+        self.root, self.host = root, host
+        self.out, self.cache = root / "out", root / "cache"
+        self.text = ""
+
+    def __call__(self, named: Path, *settings: str, **arguments: Any) -> BuildResult:
+        stream = io.StringIO()
+        handoff = read_handoff(named)
+        given = settings if handoff is not None else (*SETTINGS, *settings)
+        recipe = load_trtllm_recipe(str(named), [parse_set(text) for text in given])
+        output = arguments.pop("output", self.out)
+        try:
+            return build_trtllm(
+                recipe,
+                output,
+                reporter=PlainReporter(stream, stream),
+                cache_folder=self.cache,
+                handoff=handoff,
+                **arguments,
+            )
+        finally:
+            self.text = stream.getvalue()
+
+    def fails(
+        self, kind: type[EnginewrightError], named: Path, *settings: str, **arguments: Any
+    ) -> EnginewrightError:
+        with pytest.raises(kind) as caught:
+            self(named, *settings, **arguments)
+        assert "\n" not in caught.value.message + caught.value.hint
+        assert caught.value.hint
+        return caught.value
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads((self.out / "manifest.json").read_bytes())
+        return loaded
