@@ -29,15 +29,15 @@ def modelopt_config(options: QuantizationRecipe) -> dict[str, Any]:
     """The argument `config` of `mtq.quantize` for `options.format`, which is not "none"."""
     import modelopt.torch.quantization as mtq
 
-    if options.format == "fp8":
-        return copy.deepcopy(mtq.FP8_DEFAULT_CFG)
-    if options.format == "int8_sq":
-        return copy.deepcopy(mtq.INT8_SMOOTHQUANT_CFG)
-    config: dict[str, Any] = copy.deepcopy(mtq.INT4_AWQ_CFG)
-    for entry in config["quant_cfg"]:
-        if entry["quantizer_name"] == "*weight_quantizer":
-            entry["cfg"]["block_sizes"] = {-1: options.group_size, "type": "static"}
-    config["algorithm"] = {"method": "awq_lite", "alpha_step": 0.1}
+    presets = {"int4_awq": mtq.INT4_AWQ_CFG, "fp8": mtq.FP8_DEFAULT_CFG, "int8_sq": mtq.INT8_SMOOTHQUANT_CFG}
+    config: dict[str, Any] = copy.deepcopy(presets[options.format])
+    if options.format == "int4_awq":
+        for entry in config["quant_cfg"]:
+            if entry["quantizer_name"] == "*weight_quantizer":
+                entry["cfg"]["block_sizes"] = {-1: options.group_size, "type": "static"}
+        config["algorithm"] = {"method": "awq_lite", "alpha_step": 0.1}
+    kept = [{"quantizer_name": f"*.layers.{index}.*", "enable": False} for index in options.keep_layers]
+    config["quant_cfg"] = [*config["quant_cfg"], *kept]
     return config
 
 

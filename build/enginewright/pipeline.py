@@ -110,8 +110,8 @@ def build(
         except GateFailed as error:
             manifest = make_manifest(plan, link, calibration, run.entries)
             kept = keep_rejected(folder.path, engine, manifest, run.report(plan, bounds), error)
-            hint = f"{error.hint}; the rejected engine is in {kept}"
-            raise GateFailed(error.message, code=error.code, hint=hint) from error
+            error.hint = f"{error.hint}; the rejected engine is in {kept}"
+            raise
         repository = run.obtain(
             package_step(
                 recipe,

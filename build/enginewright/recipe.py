@@ -93,6 +93,8 @@ class QuantizationRecipe(Section):
     # int4_awq only. Smaller groups are more accurate and slower; it must divide every linear layer's width.
     group_size: Literal[16, 32, 64, 128, 256] = 128
     calibration: CalibrationRecipe = CalibrationRecipe()
+    # Decoder layers that are not quantized, counted from 0. A CPU engine has them in float32.
+    keep_layers: list[Annotated[int, Field(ge=0, lt=1024)]] = Field(default=[], max_length=1024)
 
 
 class EngineRecipe(Section):
@@ -177,6 +179,9 @@ class GateRecipe(Section):
     min_top1: float | None = Field(default=None, ge=0.0, le=1.0)
     # Largest perplexity, as a multiple of the original's.
     max_perplexity_ratio: float | None = Field(default=None, gt=0.0, le=1000.0)
+    # Where a bound is broken, measure each layer by itself and build again with the costliest ones in
+    # quantization.keep_layers, as few as will do. A build then quantizes several times.
+    repair: bool = False
 
 
 class ServingRecipe(Section):

@@ -15,6 +15,7 @@ No model between the two was measured: the middle row is the geometric mean of i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from enginewright_errors import GateFailed
@@ -22,7 +23,7 @@ from enginewright_errors import GateFailed
 from enginewright.quality.figures import QualityReport
 from enginewright.recipe import GateRecipe
 
-__all__ = ["GateBounds", "check_gate", "gate_bounds"]
+__all__ = ["GateBounds", "QualityGateFailed", "check_gate", "gate_bounds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,20 @@ class GateBounds:
     max_kl: float
     min_top1: float
     max_perplexity_ratio: float
+
+
+class QualityGateFailed(GateFailed):
+    """Quantization cost too much; `report` has all the figures, `bounds` what they had to keep."""
+
+    def __init__(self, problems: Sequence[str], report: QualityReport, bounds: GateBounds) -> None:
+        super().__init__(
+            f"report: {'; '.join(problems)}",
+            code="quality-gate",
+            hint="more calibration samples, smaller groups, another quantization.format or gate.repair lose "
+            "less; or move the bound in gate",
+        )
+        self.report = report
+        self.bounds = bounds
 
 
 # format -> (fewest parameters, bounds), the largest models first.
@@ -70,7 +85,7 @@ def gate_bounds(recipe: GateRecipe, quantization: str, parameters: int) -> GateB
 
 
 def check_gate(report: QualityReport, bounds: GateBounds) -> None:
-    """Raises GateFailed with each bound that the engine, or without one the quantized checkpoint, breaks."""
+    """Raises QualityGateFailed with each bound that the engine, or without one the checkpoint, breaks."""
     found = report.judged
     if found is None:
         return
@@ -91,9 +106,4 @@ def check_gate(report: QualityReport, bounds: GateBounds) -> None:
         if not holds
     ]
     if broken:
-        raise GateFailed(
-            f"report: {'; '.join(broken)}",
-            code="quality-gate",
-            hint="more calibration samples, smaller groups or another quantization.format lose less; "
-            "or move the bound in gate",
-        )
+        raise QualityGateFailed(broken, report, bounds)
