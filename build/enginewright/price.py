@@ -166,7 +166,12 @@ def price_stages(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machine
         quantize,
         StageCost("compile", _RUNTIME + largest, sizes.weight_bytes, compiled),
         StageCost("verify", _TORCH + _WORK + engine + tables + logits + layer, 0, checked),
-        StageCost("report", _report_memory(recipe, spec, sizes), 0, _report_seconds(recipe, sizes, machine)),
+        StageCost(
+            "report",
+            _report_memory(recipe, spec, sizes, machine),
+            0,
+            _report_seconds(recipe, sizes, machine),
+        ),
         StageCost("package", _RUNTIME, 0, 0.1),
         StageCost("serve", _RUNTIME + engine + sizes.kv_bytes, 0, None),
     )
@@ -185,14 +190,20 @@ def _quantize_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes) -> int:
     return _TORCH + _WORK + sizes.parameters * width + sizes.source_bytes + activations
 
 
-def _report_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes) -> int:
-    """A layer of each checkpoint, the engine, and what every text carries from layer to layer."""
+def _report_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machine) -> int:
+    """A layer of each checkpoint, the engine, and what every text carries from layer to layer.
+
+    Before that the original's float32 engine, where there is room for it: it is not needed.
+    """
     report = recipe.report
     tables = 2 * (1 if spec.tie_word_embeddings else 2) * _FLOAT * spec.vocab_size * spec.hidden_size
     logits = 3 * _FLOAT * spec.vocab_size * report.length
     hidden = 4 * _FLOAT * spec.hidden_size * _report_tokens(recipe)
     layer = 2 * _FLOAT * sizes.parameters // spec.num_layers
-    return _TORCH + _WORK + sizes.weight_bytes * 6 // 5 + tables + logits + hidden + layer
+    base = _TORCH + _WORK + sizes.weight_bytes * 6 // 5
+    needed = base + tables + logits + hidden + layer
+    original = base + _FLOAT * sizes.parameters
+    return max(needed, original) if recipe.report.prompts and original < machine.memory_available else needed
 
 
 def _report_seconds(recipe: Recipe, sizes: Sizes, machine: Machine) -> float:

@@ -162,10 +162,13 @@ class ReportRecipe(Section):
     prompts: int = Field(default=6, ge=0, le=24)
     # Tokens an answer. Loops show in long ones: 256 to 1024 for a model that will be used in earnest.
     answer_tokens: int = Field(default=48, ge=1, le=131_072)
-    # Multiple choice: a .jsonl file of {"prompt", "choices", "answer"}. The built-in items are easy.
+    # A .jsonl file of {"prompt", "choices", "answer"} (multiple choice) and {"question", "answer"} (word
+    # problems; GSM8K's own lines are read too). The built-in ones are easy.
     tasks: Line = Field(default="builtin", min_length=1, max_length=4096)
-    # Items of it.
+    # Multiple-choice items of it.
     items: int = Field(default=12, ge=0, le=65_536)
+    # Word problems of it. Each costs an answer of up to 256 tokens from the original and from the engine.
+    problems: int = Field(default=0, ge=0, le=65_536)
     # Quantize one layer at a time to see which cost most. Takes half as many passes as there are layers.
     sensitivity: bool = False
 
