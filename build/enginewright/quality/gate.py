@@ -2,8 +2,8 @@
 
 A model loses less to quantization the larger it is, so the defaults go by format and size. From 7 billion
 parameters on they are what is expected of a release. Below 1 billion they leave SmolLM2-135M some room over
-what it was measured to lose, as an engine (level 4, int8 head) on 508 positions of the built-in text, and, for
-INT4, on 4,064:
+what it was measured to lose, as an engine (level 4, int8 head) on 508 positions of the built-in text, and for
+INT4 on 4,064, too:
 
     format               mean KL      top-1          perplexity
     int4_awq, groups 64  0.27, 0.31   73.0%, 68.8%   1.22x, 1.31x
@@ -12,8 +12,8 @@ INT4, on 4,064:
     none                 0.0015       96.9%          1.00x
 
 They have to be as tight: with the scales of one down_proj of 30 doubled, its INT4 checkpoint has a mean KL of
-0.39 to 1.05 and 45% to 63% top-1. No model between the two sizes was measured: the middle row is the geometric
-mean of its neighbours' losses.
+0.39 to 1.05 and 45% to 63% top-1. No model between the two sizes was measured: the middle row is the
+geometric mean of its neighbours' losses.
 """
 
 from __future__ import annotations
