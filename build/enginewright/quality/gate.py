@@ -66,8 +66,8 @@ _DEFAULTS: dict[str, tuple[tuple[float, GateBounds], ...]] = {
     ),
     "fp8": (
         (7e9, GateBounds(0.01, 0.97, 1.01)),
-        (1e9, GateBounds(0.022, 0.94, 1.022)),
-        (0, GateBounds(0.05, 0.88, 1.05)),
+        (1e9, GateBounds(0.022, 0.935, 1.022)),
+        (0, GateBounds(0.05, 0.86, 1.05)),
     ),
     "none": ((0, GateBounds(0.01, 0.93, 1.01)),),
 }
