@@ -52,7 +52,7 @@ def warm() -> None:
     quantize_step(recipe, "", "")
     compile_step(recipe, Limits(1, 1, None), "")
     verify_step(recipe, "", "")
-    report_step(recipe, "", "", "", ReportTexts(np.zeros((1, 16), np.int32), (), ()))
+    report_step(recipe, "", "", "", ReportTexts(np.zeros((1, 16), np.int32), (), (), ()))
     package_step(recipe, "", "", "", "", GateBounds(1.0, 0.0, 1.0))
 
 

@@ -7,18 +7,30 @@ run on a machine quantizes for some minutes, later ones reuse it.
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from enginewright.cache import default_cache_folder
 from enginewright.load_recipe import load_recipe, parse_set
 from enginewright.pipeline import BuildResult, build
 from enginewright.progress import PlainReporter
+from enginewright.quality.figures import QualityReport
+from enginewright.quality.gate import check_gate, gate_bounds
+from enginewright.quality.texts import load_report_texts
+from enginewright.recipe import GateRecipe, ReportRecipe
+from enginewright.source import resolve_source
+from enginewright.stages.report import measure_quality
 from enginewright.verify_repository import verify_repository
 from enginewright_client import Completion, SamplingParams, TritonClient
+from enginewright_errors import GateFailed
+from enginewright_onnx import EngineOptions, write_engine
 from enginewright_serve import TritonServer
+from safetensors.torch import load_file, save_file
 
 RECIPE = "smollm2-135m-int4-awq"
 QUESTIONS = [
@@ -93,6 +105,32 @@ def test_eight_streams_at_once_each_come_piece_by_piece_and_whole(client: Triton
     # INT8 activations turn a last bit that differs with the batch into another token now and then, but never
     # at the start of an answer: the prompts were computed alone.
     assert [deltas[0] for deltas in answers] == [deltas[0] for deltas in again]
+
+
+def measured(source: Path, checkpoint: Path, scratch: Path) -> QualityReport:
+    """The quality of an engine of `checkpoint`, on the default text."""
+    write_engine(checkpoint, scratch / "engine", EngineOptions(max_seq_len=256, kv_budget_bytes=1 << 28))
+    (scratch / "report").mkdir()
+    texts = load_report_texts(ReportRecipe(prompts=0, items=0), source, 256)
+    return measure_quality(source, checkpoint, scratch / "engine", texts, 1, scratch / "report")
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("layer", [0, 12])
+def test_a_scale_that_is_doubled_in_one_layer_breaks_the_default_gate(
+    repository: Path, tmp_path: Path, layer: int
+) -> None:
+    """In the checkpoint, where the engine agrees with it: only the original tells."""
+    cache = default_cache_folder()
+    chain = json.loads((repository / "manifest.json").read_bytes())["chain"]
+    checkpoint = shutil.copytree(cache / "quantize" / chain["quantize"]["key"] / "files", tmp_path / "wrong")
+    tensors = load_file(checkpoint / "model.safetensors")
+    tensors[f"model.layers.{layer}.mlp.down_proj.weight_scale"].mul_(2)
+    (checkpoint / "model.safetensors").unlink()
+    save_file(tensors, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    source = resolve_source(load_recipe(RECIPE).checkpoint, cache).folder
+    with pytest.raises(GateFailed, match="report: "):
+        check_gate(measured(source, checkpoint, tmp_path), gate_bounds(GateRecipe(), "int4_awq", 135_000_000))
 
 
 EXACT = ("engine.accuracy_level=0", "engine.lm_head=fp32", "verify.samples=2")

@@ -7,6 +7,7 @@ by a factor, swapped nibbles or rows, a layer left out, a quantized lm_head, a n
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +45,12 @@ class ExportCheck:
     worst_linear: str
 
 
-def check_export(source: Checkpoint, folder: Path, quantization: str) -> ExportCheck:
+def check_export(
+    source: Checkpoint, folder: Path, quantization: str, kept: Collection[int] = ()
+) -> ExportCheck:
     """Compare the checkpoint in `folder`, quantized as `quantization`, with `source`.
+
+    kept: decoder layers that have to be the source's.
 
     Raises:
         StageFailed: names the tensor and the numbers.
@@ -62,6 +67,10 @@ def check_export(source: Checkpoint, folder: Path, quantization: str) -> ExportC
     worst = ExportCheck(0.0, "")
     for layer in range(source.spec.num_layers):
         prefix = f"model.layers.{layer}."
+        if layer in kept:
+            for name in (*_LINEARS, *set(_NORM_OF.values())):
+                _check_untouched(before, after, f"{prefix}{name}.weight")
+            continue
         ratios = {
             norm: _norm_ratio(before, after, f"{prefix}{norm}.weight") for norm in set(_NORM_OF.values())
         }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from enginewright.checkpoint import TEXT_FILES, Checkpoint
 from enginewright.json_file import read_json_object
 from enginewright.model_spec import ModelSpec
 
-__all__ = ["complete_config", "complete_export"]
+__all__ = ["complete_config", "complete_export", "name_kept_layers", "source_dtype"]
 
 _DTYPE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -49,3 +49,19 @@ def complete_export(source: Checkpoint, folder: Path) -> None:
         if quantization is not None:
             config["quantization_config"] = quantization
     exported.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def name_kept_layers(folder: Path, layers: Collection[int]) -> None:
+    """Name the layers that were not quantized so that no reader takes others for them.
+
+    ModelOpt 0.47 writes "model.layers.1*", a pattern that layers 10 to 19 match as well.
+    """
+    names = {f"model.layers.{index}*": f"model.layers.{index}.*" for index in layers}
+    for file, section, key in (
+        ("hf_quant_config.json", "quantization", "exclude_modules"),
+        ("config.json", "quantization_config", "ignore"),
+    ):
+        value = read_json_object(folder / file) if names else {}
+        if key in value.get(section, {}):
+            value[section][key] = [names.get(name, name) for name in value[section][key]]
+            (folder / file).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

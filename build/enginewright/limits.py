@@ -38,6 +38,7 @@ def resolve_limits(recipe: Recipe, spec: ModelSpec) -> Limits:
     divide a layer.
     """
     check_group_size(spec, recipe.quantization)
+    _check_kept_layers(recipe, spec)
     native = recipe.context.native or _reach(spec)
     max_seq_len = recipe.engine.max_seq_len or min(native, _DEFAULT_SEQ_LEN)
     if max_seq_len > native:
@@ -87,3 +88,19 @@ def _reach(spec: ModelSpec) -> int:
     if spec.rope["rope_type"] == "yarn" and original:
         return max(spec.max_position_embeddings, int(original * spec.rope["factor"]))
     return spec.max_position_embeddings
+
+
+def _check_kept_layers(recipe: Recipe, spec: ModelSpec) -> None:
+    kept = set(recipe.quantization.keep_layers)
+    if kept and max(kept) >= spec.num_layers:
+        raise RecipeError(
+            f"quantization.keep_layers: there is no layer {max(kept)}, the model has {spec.num_layers}",
+            code="no-such-layer",
+            hint=f"name layers from 0 to {spec.num_layers - 1}",
+        )
+    if len(kept) == spec.num_layers:
+        raise RecipeError(
+            f"quantization.keep_layers: all {spec.num_layers} layers are kept, none is left to quantize",
+            code="nothing-to-quantize",
+            hint="set quantization.format to none",
+        )

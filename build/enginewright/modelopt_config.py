@@ -33,18 +33,16 @@ def modelopt_config(options: QuantizationRecipe, *, fp8_kv: bool = False) -> dic
     """
     import modelopt.torch.quantization as mtq
 
-    if options.format == "fp8":
-        fp8: dict[str, Any] = copy.deepcopy(mtq.FP8_DEFAULT_CFG)
-        if fp8_kv:
-            fp8["quant_cfg"] = [*fp8["quant_cfg"], *copy.deepcopy(mtq.FP8_KV_CFG["quant_cfg"])]
-        return fp8
-    if options.format == "int8_sq":
-        return copy.deepcopy(mtq.INT8_SMOOTHQUANT_CFG)
-    config: dict[str, Any] = copy.deepcopy(mtq.INT4_AWQ_CFG)
-    for entry in config["quant_cfg"]:
-        if entry["quantizer_name"] == "*weight_quantizer":
-            entry["cfg"]["block_sizes"] = {-1: options.group_size, "type": "static"}
-    config["algorithm"] = {"method": "awq_lite", "alpha_step": 0.1}
+    presets = {"int4_awq": mtq.INT4_AWQ_CFG, "fp8": mtq.FP8_DEFAULT_CFG, "int8_sq": mtq.INT8_SMOOTHQUANT_CFG}
+    config: dict[str, Any] = copy.deepcopy(presets[options.format])
+    if options.format == "int4_awq":
+        for entry in config["quant_cfg"]:
+            if entry["quantizer_name"] == "*weight_quantizer":
+                entry["cfg"]["block_sizes"] = {-1: options.group_size, "type": "static"}
+        config["algorithm"] = {"method": "awq_lite", "alpha_step": 0.1}
+    cache = copy.deepcopy(mtq.FP8_KV_CFG["quant_cfg"]) if fp8_kv else []
+    kept = [{"quantizer_name": f"*.layers.{index}.*", "enable": False} for index in options.keep_layers]
+    config["quant_cfg"] = [*config["quant_cfg"], *cache, *kept]
     return config
 
 

@@ -101,8 +101,8 @@ def build(
             check_gate(read_quality_report(measured.report["measured"]), bounds)
         except GateFailed as error:
             kept = keep_rejected(folder.path, engine, manifest(), report(), error)
-            hint = f"{error.hint}; the rejected engine is in {kept}"
-            raise GateFailed(error.message, code=error.code, hint=hint) from error
+            error.hint = f"{error.hint}; the rejected engine is in {kept}"
+            raise
         repository = run.obtain(
             package_step(
                 recipe,

@@ -65,12 +65,17 @@ def sizes_of(recipe: Recipe, spec: ModelSpec, limits: Limits, source_bytes: int 
     shapes = expected_tensors(spec)
     parameters = sum(math.prod(shape) for shape in shapes.values())
     width = 2 if source_bytes is None else max(2, round(source_bytes / parameters))
-    linears = [shape for name, shape in shapes.items() if len(shape) == 2 and ".layers." in name]
+    kept = tuple(f"model.layers.{index}." for index in recipe.quantization.keep_layers)
+    linears = [
+        (name.startswith(kept), shape)
+        for name, shape in shapes.items()
+        if len(shape) == 2 and ".layers." in name
+    ]
     vectors = sum(math.prod(shape) for shape in shapes.values() if len(shape) == 1)
     embedding = math.prod(shapes[_EMBEDDING])
     head_shape = shapes.get(_HEAD, shapes[_EMBEDDING])
     tied = _HEAD not in shapes
-    layers = sum(_engine_linear(recipe, *shape) for shape in linears)
+    layers = sum(_engine_linear(recipe, whole, *shape) for whole, shape in linears)
     head = _head_bytes(recipe, *head_shape)
     tables = _FLOAT * spec.head_dim * (limits.max_seq_len + (limits.long_seq_len or 0))
     kept_once = tied and recipe.engine.lm_head == "fp32"
@@ -80,7 +85,7 @@ def sizes_of(recipe: Recipe, spec: ModelSpec, limits: Limits, source_bytes: int 
     return Sizes(
         parameters=parameters,
         source_bytes=source_bytes if source_bytes is not None else parameters * width,
-        quantized_bytes=sum(_checkpoint_linear(recipe, width, *shape) for shape in linears)
+        quantized_bytes=sum(_checkpoint_linear(recipe, width, whole, *shape) for whole, shape in linears)
         + width * (vectors + embedding + (0 if tied else math.prod(head_shape))),
         weight_bytes=weight_bytes,
         step_bytes=layers + head + _FLOAT * vectors,
@@ -90,9 +95,11 @@ def sizes_of(recipe: Recipe, spec: ModelSpec, limits: Limits, source_bytes: int 
     )
 
 
-def _engine_linear(recipe: Recipe, rows: int, columns: int) -> int:
-    """Bytes of one layer as MatMulNBits codes and float32 scales, or as float32."""
+def _engine_linear(recipe: Recipe, kept: bool, rows: int, columns: int) -> int:
+    """Bytes of one linear as MatMulNBits codes and float32 scales, or as float32."""
     quantization = recipe.quantization
+    if kept:
+        return _FLOAT * rows * columns
     if quantization.format == "int4_awq":
         return rows * columns // 2 + _FLOAT * rows * columns // quantization.group_size
     if quantization.format == "int8_sq" or (
@@ -111,9 +118,11 @@ def _blocks_of_8_bits(rows: int, columns: int) -> int:
     return _FLOAT * rows * columns if block is None else rows * columns + _FLOAT * rows * columns // block
 
 
-def _checkpoint_linear(recipe: Recipe, width: int, rows: int, columns: int) -> int:
-    """Bytes of one layer in ModelOpt's unified checkpoint."""
+def _checkpoint_linear(recipe: Recipe, width: int, kept: bool, rows: int, columns: int) -> int:
+    """Bytes of one linear in ModelOpt's unified checkpoint."""
     quantization = recipe.quantization
+    if kept:
+        return rows * columns * width
     if quantization.format == "int4_awq":
         return rows * columns // 2 + _FLOAT * rows * columns // quantization.group_size
     return rows * columns * (width if quantization.format == "none" else 1)
@@ -157,7 +166,12 @@ def price_stages(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machine
         quantize,
         StageCost("compile", _RUNTIME + largest, sizes.weight_bytes, compiled),
         StageCost("verify", _TORCH + _WORK + engine + tables + logits + layer, 0, checked),
-        StageCost("report", _report_memory(recipe, spec, sizes), 0, _report_seconds(recipe, sizes, machine)),
+        StageCost(
+            "report",
+            _report_memory(recipe, spec, sizes, machine),
+            0,
+            _report_seconds(recipe, sizes, machine),
+        ),
         StageCost("package", _RUNTIME, 0, 0.1),
         StageCost("serve", _RUNTIME + engine + sizes.kv_bytes, 0, None),
     )
@@ -176,14 +190,20 @@ def _quantize_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes) -> int:
     return _TORCH + _WORK + sizes.parameters * width + sizes.source_bytes + activations
 
 
-def _report_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes) -> int:
-    """A layer of each checkpoint, the engine, and what every text carries from layer to layer."""
+def _report_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machine) -> int:
+    """A layer of each checkpoint, the engine, and what every text carries from layer to layer.
+
+    Before that the original's float32 engine, where there is room for it: it is not needed.
+    """
     report = recipe.report
     tables = 2 * (1 if spec.tie_word_embeddings else 2) * _FLOAT * spec.vocab_size * spec.hidden_size
     logits = 3 * _FLOAT * spec.vocab_size * report.length
     hidden = 4 * _FLOAT * spec.hidden_size * _report_tokens(recipe)
     layer = 2 * _FLOAT * sizes.parameters // spec.num_layers
-    return _TORCH + _WORK + sizes.weight_bytes * 6 // 5 + tables + logits + hidden + layer
+    base = _TORCH + _WORK + sizes.weight_bytes * 6 // 5
+    needed = base + tables + logits + hidden + layer
+    original = base + _FLOAT * sizes.parameters
+    return max(needed, original) if recipe.report.prompts and original < machine.memory_available else needed
 
 
 def _report_seconds(recipe: Recipe, sizes: Sizes, machine: Machine) -> float:

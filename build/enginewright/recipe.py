@@ -93,6 +93,8 @@ class QuantizationRecipe(Section):
     # int4_awq only. Smaller groups are more accurate and slower; it must divide every linear layer's width.
     group_size: Literal[16, 32, 64, 128, 256] = 128
     calibration: CalibrationRecipe = CalibrationRecipe()
+    # Decoder layers that are not quantized, counted from 0. A CPU engine has them in float32.
+    keep_layers: list[Annotated[int, Field(ge=0, lt=1024)]] = Field(default=[], max_length=1024)
 
 
 class EngineRecipe(Section):
@@ -160,10 +162,13 @@ class ReportRecipe(Section):
     prompts: int = Field(default=6, ge=0, le=24)
     # Tokens an answer. Loops show in long ones: 256 to 1024 for a model that will be used in earnest.
     answer_tokens: int = Field(default=48, ge=1, le=131_072)
-    # Multiple choice: a .jsonl file of {"prompt", "choices", "answer"}. The built-in items are easy.
+    # A .jsonl file of {"prompt", "choices", "answer"} (multiple choice) and {"question", "answer"} (word
+    # problems; GSM8K's own lines are read too). The built-in ones are easy.
     tasks: Line = Field(default="builtin", min_length=1, max_length=4096)
-    # Items of it.
+    # Multiple-choice items of it.
     items: int = Field(default=12, ge=0, le=65_536)
+    # Word problems of it. Each costs an answer of up to 256 tokens from the original and from the engine.
+    problems: int = Field(default=0, ge=0, le=65_536)
     # Quantize one layer at a time to see which cost most. Takes half as many passes as there are layers.
     sensitivity: bool = False
 
@@ -177,6 +182,9 @@ class GateRecipe(Section):
     min_top1: float | None = Field(default=None, ge=0.0, le=1.0)
     # Largest perplexity, as a multiple of the original's.
     max_perplexity_ratio: float | None = Field(default=None, gt=0.0, le=1000.0)
+    # Where a bound is broken, measure each layer by itself and build again with the costliest ones in
+    # quantization.keep_layers, as few as will do. A build then quantizes several times.
+    repair: bool = False
 
 
 class ServingRecipe(Section):

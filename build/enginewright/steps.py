@@ -69,6 +69,8 @@ def modelopt_step(
         libraries = ("nvidia-modelopt", "torch", "transformers", "safetensors")
     if quantization.format == "int4_awq":
         parameters["group_size"] = quantization.group_size
+    if quantization.keep_layers:
+        parameters["keep_layers"] = sorted(quantization.keep_layers)
 
     def make(folders: Inputs, out: Path, advance: Advance) -> Made:
         from enginewright.checkpoint import open_checkpoint

@@ -115,6 +115,7 @@ def test_the_other_calibration_is_the_one_that_the_recipe_does_not_have() -> Non
     assert [variant.recipe.name for variant in plain] == ["none", "int4_awq", "int4_awq-plain"]
     assert not plain[2].recipe.quantization.calibration.chat_template
     assert plain[1].recipe.quantization == demo.quantization
+    assert plain[1].recipe.verify.smoke_expect is None, "a comparison shows what is bad, too"
     chat = make_variants(plain[2].recipe, ["fp8"], calibration=True)
     assert [variant.recipe.name for variant in chat] == ["fp8", "fp8-chat"]
     assert len(make_variants(demo, ["none"], calibration=True)) == 1

@@ -17,6 +17,8 @@ from enginewright.quality.figures import Figure, QualityReport, TextFigures, Tex
 from enginewright.quality.gate import GateBounds, check_gate, gate_bounds
 from enginewright.quality.loops import has_loop
 from enginewright.quality.positions import KL, NLL, TOP1, TOP5, compare_positions
+from enginewright.quality.problems import last_number, problem_accuracy
+from enginewright.quality.tasks import read_tasks
 from enginewright.quality.texts import ChoiceItem, load_report_texts
 from enginewright.recipe import GateRecipe, ReportRecipe
 from enginewright_errors import GateFailed, RecipeError, UsageError
@@ -85,10 +87,11 @@ def test_a_short_repetition_is_language() -> None:
 
 def test_answers_are_compared_token_by_token() -> None:
     figures = compare_answers([(1, 2, 3), (4, 5), (6,)], [(1, 2, 9), (4, 5), (7,)], 3)
-    assert figures.first_divergence is not None and figures.identical is not None
+    assert figures is not None and figures.first_divergence is not None and figures.identical is not None
     assert figures.first_divergence.value == pytest.approx((2 + 2 + 0) / 3)
     assert figures.identical.value == pytest.approx(1 / 3)
     alone = compare_answers(None, [(1,) * 12, (2, 3)], 12)
+    assert alone is not None and compare_answers(None, [], 12) is None
     assert (alone.engine_loop_rate.value, alone.original_loop_rate, alone.identical) == (0.5, None, None)
 
 
@@ -108,6 +111,26 @@ def test_the_choice_with_the_best_log_probability_a_byte_is_the_answer() -> None
     assert scores.figures().engine is None
 
 
+def test_the_last_number_of_an_answer_is_its_result() -> None:
+    assert last_number("6 x 7 = 42.") == 42
+    assert last_number("It costs 1,234.50 euros, so -3 are left: -1,000") == -1000
+    assert last_number("I do not know.") is None
+    figure = problem_accuracy(["2 and 3 make 5.", "4", ""], [5.0, 5.0, 5.0])
+    assert figure.value == pytest.approx(1 / 3)
+
+
+def test_gsm8k_lines_are_word_problems(tmp_path: Path) -> None:
+    lines = [
+        {"question": "How many?", "answer": "First <<2*600=1200>>1200.\n#### 1,200"},
+        {"question": "How much?", "answer": 2.5},
+        {"prompt": "Up and", "choices": ["down", "so on"], "answer": 1},
+    ]
+    (tmp_path / "mixed.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    tasks = read_tasks([tmp_path / "mixed.jsonl"])
+    assert [problem.answer for problem in tasks.problems] == [1200.0, 2.5]
+    assert [item.choices for item in tasks.choices] == [("down", "so on")]
+
+
 def figure(value: float) -> Figure:
     return Figure(value, value, value)
 
@@ -117,7 +140,7 @@ def report(kl: float = 0.0, top1: float = 1.0, ratio: float = 1.0) -> QualityRep
         figure(10 * ratio), figure(ratio), figure(kl), figure(kl), figure(top1), figure(top1), (0.0, kl)
     )
     texts = TextsFigures(10, figure(10.0), None, text)
-    return QualityReport(texts, "", None, None, None, None, (), "")
+    return QualityReport(texts, "", None, None, None, None, None, (), "")
 
 
 def test_every_bound_that_is_broken_is_named_with_its_number() -> None:
@@ -204,9 +227,19 @@ def test_own_texts_are_read_and_what_is_wrong_in_them_is_named(
         with pytest.raises(RecipeError) as caught:
             load_report_texts(own.model_copy(update=changes), tiny(), 256)
         assert says in caught.value.message
-    for line in ("{", "[]", '{"prompt": "a", "choices": ["b"], "answer": 0}',
-                 '{"prompt": "a", "choices": ["b", "c"], "answer": 2}',
-                 '{"prompt": "a", "choices": ["b", 3], "answer": 0}'):  # fmt: skip
+    for line in (
+        "{",
+        "[]",
+        "3",
+        '{"question": "a"}',
+        '{"question": "a", "answer": "none"}',
+        '{"question": 1, "answer": 2}',
+        '{"question": "a", "answer": true}',
+        '{"prompt": "a", "choices": ["b"], "answer": 0}',
+        '{"prompt": "a", "choices": ["b", "c"], "answer": 2}',
+        '{"prompt": "a", "choices": ["b", "c"], "answer": true}',
+        '{"prompt": "a", "choices": ["b", 3], "answer": 0}',
+    ):
         (tmp_path / "tasks.jsonl").write_text(f"\n{line}\n")
         with pytest.raises(RecipeError, match="line 2 is no item"):
             load_report_texts(own, tiny(), 256)

@@ -28,7 +28,7 @@ from enginewright_onnx.runtime import ModelSession, read_engine_config, score
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-RECIPE = ReportRecipe(samples=3, length=48, prompts=3, answer_tokens=24, items=5)
+RECIPE = ReportRecipe(samples=3, length=48, prompts=3, answer_tokens=24, items=5, problems=2)
 OPTIONS = EngineOptions(max_seq_len=256, max_batch_size=2, kv_budget_bytes=1 << 26)
 EXACT = replace(OPTIONS, accuracy_level=0, lm_head="fp32", fp8_compute="fp32")
 
@@ -149,6 +149,7 @@ def test_an_exact_engine_of_the_original_loses_nothing(
         assert answers.identical.value == 1.0, "the same weights and seeds give the same answers"
         assert answers.original_loop_rate == answers.engine_loop_rate
     assert report.choices is not None and report.choices.engine == report.choices.original
+    assert report.problems is not None and report.problems.engine == report.problems.original
     assert (report.author, report.note) == ("original", "")
 
 

@@ -92,10 +92,11 @@ def test_the_reference_is_transformers(tiny: Tiny) -> None:
         with torch_session(1):
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
             whole = model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0].numpy()
-            sequences = [ReferenceSequence(ids), ReferenceSequence(ids[:9])]
-            first, second = reference_logits(folder, sequences)
+            sequences = [ReferenceSequence(ids), ReferenceSequence(ids[:9]), ReferenceSequence(ids[:12])]
+            first, second, third = reference_logits(folder, sequences)
         assert np.abs(first - whole).max() < 2e-5 * np.abs(whole).max()
         assert np.abs(second - whole[:9]).max() < 2e-5 * np.abs(whole).max()
+        assert np.abs(third - whole[:12]).max() < 2e-5 * np.abs(whole).max()
 
 
 def test_the_report_is_plain_json_and_the_same_each_time(built: Callable[..., tuple[Path, Path]]) -> None:

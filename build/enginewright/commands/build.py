@@ -107,10 +107,10 @@ def run_build(
     force: bool = False,
 ) -> Path:
     """Build `recipe` and say where the repository is; the folder is returned."""
-    from enginewright.pipeline import build as build_pipeline
+    from enginewright.repair import build_within_gate
 
     with interruptible(remove_temporary_folders):
-        result = build_pipeline(
+        result = build_within_gate(
             recipe,
             output or options.default_output(recipe),
             reporter=reporter,

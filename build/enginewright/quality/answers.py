@@ -7,49 +7,59 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from enginewright.quality.bootstrap import bootstrap_mean
 from enginewright.quality.figures import Figure, GenerationFigures
 from enginewright.quality.generate import generate
 from enginewright.quality.loops import has_loop
+from enginewright.quality.texts import ReportTexts
 
 if TYPE_CHECKING:
     from enginewright_onnx.runtime import ModelSession
 
-__all__ = ["Answers", "compare_answers", "generate_answers"]
+__all__ = ["PROBLEM_TOKENS", "Answers", "compare_answers", "generate_answers"]
 
 Tokens = tuple[int, ...]
 
+PROBLEM_TOKENS = 256  # of an answer to a word problem
 # As chat models are usually sampled.
 _TEMPERATURE, _TOP_P = 0.7, 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """One greedy and one sampled answer a prompt, in the order of the prompts."""
+    """A greedy and a sampled answer to each prompt, a greedy one to each problem, in the order of those."""
 
     greedy: tuple[Tokens, ...]
     sampled: tuple[Tokens, ...]
+    problems: tuple[Tokens, ...]
 
 
-def generate_answers(session: ModelSession, prompts: Sequence[NDArray[np.int32]], tokens: int) -> Answers:
+def generate_answers(session: ModelSession, texts: ReportTexts, tokens: int) -> Answers:
     """Answers of at most `tokens` tokens. The seed of a prompt is its index: every model draws alike."""
     from enginewright_onnx.runtime import SamplingParams
 
-    greedy = [SamplingParams(max_tokens=tokens, temperature=0.0) for _ in prompts]
-    sampled = [
+    limit = session.config.native.max_seq_len
+    samplings = [SamplingParams(max_tokens=tokens, temperature=0.0) for _ in texts.prompts]
+    samplings += [
         SamplingParams(max_tokens=tokens, temperature=_TEMPERATURE, top_p=_TOP_P, seed=seed)
-        for seed in range(len(prompts))
+        for seed in range(len(texts.prompts))
     ]
-    found = generate(session, [*prompts, *prompts], [*greedy, *sampled])
-    return Answers(tuple(found[: len(prompts)]), tuple(found[len(prompts) :]))
+    samplings += [
+        SamplingParams(max_tokens=min(PROBLEM_TOKENS, limit - len(problem.prompt)), temperature=0.0)
+        for problem in texts.problems
+    ]
+    prompts = [*texts.prompts, *texts.prompts, *(problem.prompt for problem in texts.problems)]
+    found, count = tuple(generate(session, prompts, samplings)), len(texts.prompts)
+    return Answers(found[:count], found[count : 2 * count], found[2 * count :])
 
 
 def compare_answers(
     original: Sequence[Tokens] | None, engine: Sequence[Tokens], tokens: int
-) -> GenerationFigures:
-    """original: None where it did not answer. tokens: how long an answer could be."""
+) -> GenerationFigures | None:
+    """original: None where it did not answer. tokens: how long an answer could be. None without answers."""
+    if not engine:
+        return None
     pairs = list(zip(original, engine, strict=True)) if original else []
     return GenerationFigures(
         answers=len(engine),

@@ -12,6 +12,7 @@ __all__ = [
     "Figure",
     "GenerationFigures",
     "LayerCost",
+    "ProblemFigures",
     "QualityReport",
     "TextFigures",
     "TextsFigures",
@@ -89,6 +90,15 @@ class ChoiceFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class ProblemFigures:
+    """Accuracy on word problems. original: None where it did not generate here."""
+
+    problems: int
+    original: Figure | None
+    engine: Figure
+
+
+@dataclass(frozen=True, slots=True)
 class LayerCost:
     """mean_kl: on the held-out text, of the original with this one decoder layer quantized."""
 
@@ -111,6 +121,7 @@ class QualityReport:
     greedy: GenerationFigures | None
     sampled: GenerationFigures | None
     choices: ChoiceFigures | None
+    problems: ProblemFigures | None
     layers: tuple[LayerCost, ...]
     note: str
 

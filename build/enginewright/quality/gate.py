@@ -1,20 +1,24 @@
 """The bounds that a quantized model has to keep, and which of them it breaks.
 
 A model loses less to quantization the larger it is, so the defaults go by format and size. From 7 billion
-parameters on they are what is expected of a release. Below 1 billion they leave SmolLM2-135M about twice what
-it was measured to lose, as an engine (level 4, int8 head) on 508 positions of the built-in text:
+parameters on they are what is expected of a release. Below 1 billion they leave SmolLM2-135M some room over
+what it was measured to lose, as an engine (level 4, int8 head) on 508 positions of the built-in text, and for
+INT4 on 4,064, too:
 
-    format               mean KL   top-1    perplexity
-    int4_awq, groups 64  0.27      73.0%    1.22x
-    int8_sq              0.069     83.3%    1.06x
-    fp8                  0.022     92.9%    1.00x
-    none                 0.0015    96.9%    1.00x
+    format               mean KL      top-1          perplexity
+    int4_awq, groups 64  0.27, 0.31   73.0%, 68.8%   1.22x, 1.31x
+    int8_sq              0.069        83.3%          1.06x
+    fp8                  0.022        92.9%          1.00x
+    none                 0.0015       96.9%          1.00x
 
-No model between the two was measured: the middle row is the geometric mean of its neighbours' losses.
+They have to be as tight: with the scales of one down_proj of 30 doubled, its INT4 checkpoint has a mean KL of
+0.39 to 1.05 and 45% to 63% top-1. No model between the two sizes was measured: the middle row is the
+geometric mean of its neighbours' losses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from enginewright_errors import GateFailed
@@ -22,7 +26,7 @@ from enginewright_errors import GateFailed
 from enginewright.quality.figures import QualityReport
 from enginewright.recipe import GateRecipe
 
-__all__ = ["GateBounds", "check_gate", "gate_bounds"]
+__all__ = ["GateBounds", "QualityGateFailed", "check_gate", "gate_bounds"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +38,36 @@ class GateBounds:
     max_perplexity_ratio: float
 
 
+class QualityGateFailed(GateFailed):
+    """Quantization cost too much; `report` has all the figures, `bounds` what they had to keep."""
+
+    def __init__(self, problems: Sequence[str], report: QualityReport, bounds: GateBounds) -> None:
+        super().__init__(
+            f"report: {'; '.join(problems)}",
+            code="quality-gate",
+            hint="more calibration samples, smaller groups, another quantization.format or gate.repair lose "
+            "less; or move the bound in gate",
+        )
+        self.report = report
+        self.bounds = bounds
+
+
 # format -> (fewest parameters, bounds), the largest models first.
 _DEFAULTS: dict[str, tuple[tuple[float, GateBounds], ...]] = {
     "int4_awq": (
         (7e9, GateBounds(0.05, 0.92, 1.05)),
-        (1e9, GateBounds(0.16, 0.82, 1.16)),
-        (0, GateBounds(0.50, 0.60, 1.50)),
+        (1e9, GateBounds(0.14, 0.835, 1.14)),
+        (0, GateBounds(0.38, 0.66, 1.40)),
     ),
     "int8_sq": (
         (7e9, GateBounds(0.03, 0.95, 1.03)),
-        (1e9, GateBounds(0.08, 0.89, 1.08)),
-        (0, GateBounds(0.20, 0.75, 1.20)),
+        (1e9, GateBounds(0.067, 0.895, 1.067)),
+        (0, GateBounds(0.15, 0.78, 1.15)),
     ),
     "fp8": (
         (7e9, GateBounds(0.01, 0.97, 1.01)),
-        (1e9, GateBounds(0.025, 0.93, 1.025)),
-        (0, GateBounds(0.06, 0.85, 1.06)),
+        (1e9, GateBounds(0.022, 0.935, 1.022)),
+        (0, GateBounds(0.05, 0.86, 1.05)),
     ),
     "none": ((0, GateBounds(0.01, 0.93, 1.01)),),
 }
@@ -70,7 +88,7 @@ def gate_bounds(recipe: GateRecipe, quantization: str, parameters: int) -> GateB
 
 
 def check_gate(report: QualityReport, bounds: GateBounds) -> None:
-    """Raises GateFailed with each bound that the engine, or without one the quantized checkpoint, breaks."""
+    """Raises QualityGateFailed with each bound that the engine, or without one the checkpoint, breaks."""
     found = report.judged
     if found is None:
         return
@@ -91,9 +109,4 @@ def check_gate(report: QualityReport, bounds: GateBounds) -> None:
         if not holds
     ]
     if broken:
-        raise GateFailed(
-            f"report: {'; '.join(broken)}",
-            code="quality-gate",
-            hint="more calibration samples, smaller groups or another quantization.format lose less; "
-            "or move the bound in gate",
-        )
+        raise QualityGateFailed(broken, report, bounds)

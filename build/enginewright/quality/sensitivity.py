@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from enginewright.agreement import log_softmax
 from enginewright.layered_model import LayeredModel, run_layer
 from enginewright.quality.figures import LayerCost
-from enginewright.quality.positions import KL, compare_positions
 
 __all__ = ["layer_costs"]
 
@@ -44,11 +44,13 @@ def layer_costs(
         if progress:
             progress(index + 1, original.num_layers)
     sums = np.zeros(len(variants))
-    for sample, targets in enumerate(texts[:, 1:]):
-        wanted = original.logits(clean[sample])
+    for sample in range(len(texts)):
+        wanted = log_softmax(original.logits(clean[sample]).astype(np.float64))
+        probabilities = np.exp(wanted)
         for index, states in enumerate(variants):
-            found = compare_positions(wanted, {"": original.logits(states[sample])}, targets)
-            sums[index] += found[""][:, KL].mean()
+            found = log_softmax(original.logits(states[sample]).astype(np.float64))
+            sums[index] += (probabilities * (wanted - found)).sum(axis=1).mean()
     return tuple(
-        LayerCost(index, float(f"{total / len(texts):.6g}")) for index, total in enumerate(sums.tolist())
+        LayerCost(index, float(f"{max(total, 0.0) / len(texts):.6g}"))
+        for index, total in enumerate(sums.tolist())
     )

@@ -11,6 +11,7 @@ __all__ = ["Bar", "Line", "Point", "bar_chart", "line_chart", "scatter_chart"]
 
 _WIDTH, _HEIGHT = 640, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 38
+_LABEL = 13  # pixels between two labels, one above the other
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def scatter_chart(points: Sequence[Point], *, x: str, y: str) -> str:
     """Labelled points with intervals of y."""
     horizontal = _Axis(0.0, 1.25 * max(point.x for point in points), _LEFT, _WIDTH - _RIGHT)
     vertical = _vertical(0.0, max(point.high for point in points) * 1.1 or 1.0)
-    body = [_frame(horizontal, vertical, x, y)]
+    body, labels = [_frame(horizontal, vertical, x, y)], list[tuple[float, float]]()
     for number, point in enumerate(points, start=1):
         left, colour = horizontal(point.x), f"c{(number - 1) % 6 + 1}"
         body.append(
@@ -113,7 +114,11 @@ def scatter_chart(points: Sequence[Point], *, x: str, y: str) -> str:
             f'y2="{vertical(point.high)}"/>'
             f'<circle class="dot {colour}" cx="{left}" cy="{vertical(point.y)}" r="5"/>'
         )
-        body.append(_text(left + 9, vertical(point.y) + 4, point.label, f"key {colour}"))
+        place = vertical(point.y) + 4
+        while any(abs(place - high) < _LABEL and abs(left - wide) < _WIDTH / 3 for wide, high in labels):
+            place -= _LABEL
+        labels.append((left, place))
+        body.append(_text(left + 9, place, point.label, f"key {colour}"))
     return _svg(f"{y} against {x}", body)
 
 

@@ -43,6 +43,10 @@ def quality_tables(record: QualityRecord) -> list[Table]:
     answers = [(name, figures) for name, figures in _answers(record) if figures is not None]
     if answers:
         tables.append(_generations(answers))
+    if report.problems is not None:
+        right = report.problems
+        cells = ("right", show_percent(right.original), show_percent(right.engine))
+        tables.append(Table(f"{right.problems} word problems", ("", "original", "engine"), (cells,)))
     if report.choices is not None:
         found = report.choices
         row = ("right", *(show_percent(item) for item in (found.original, found.checkpoint, found.engine)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,15 @@ from enginewright_front.prompt import PromptEncoder
 from numpy.typing import NDArray
 
 from enginewright.calibration import load_held_out
+from enginewright.quality.tasks import Choice, read_tasks
 from enginewright.recipe import ReportRecipe
 
-__all__ = ["ChoiceItem", "ReportTexts", "load_report_texts"]
+__all__ = ["ChoiceItem", "ProblemItem", "ReportTexts", "load_report_texts"]
 
 _DATA = Path(__file__).parents[1] / "data"
 _PROMPTS = _DATA / "prompts.txt"
-_CHOICES = _DATA / "choices.jsonl"
+_TASKS = (_DATA / "choices.jsonl", _DATA / "problems.jsonl")
+_ASK = "Give the result as a number at the end."
 
 Ids = NDArray[np.int32]
 Item = TypeVar("Item")
@@ -40,12 +41,21 @@ class ChoiceItem:
 
 
 @dataclass(frozen=True, slots=True)
+class ProblemItem:
+    """prompt: as a server would encode it. answer: the number that its answer has to end with."""
+
+    prompt: Ids
+    answer: float
+
+
+@dataclass(frozen=True, slots=True)
 class ReportTexts:
     """held_out: int32 [samples, length]. prompts: as a server would encode them."""
 
     held_out: Ids
     prompts: tuple[Ids, ...]
     items: tuple[ChoiceItem, ...]
+    problems: tuple[ProblemItem, ...]
 
     @property
     def sha256(self) -> str:
@@ -53,12 +63,14 @@ class ReportTexts:
         state = hashlib.sha256()
         for ids in (*self.held_out, *self.prompts, *self._item_ids()):
             state.update(f"{len(ids)}\0".encode() + np.ascontiguousarray(ids, "<i4").tobytes())
-        state.update(repr([item.answer for item in self.items]).encode())
+        right = [*(item.answer for item in self.items), *(problem.answer for problem in self.problems)]
+        state.update(repr(right).encode())
         return state.hexdigest()
 
     def _item_ids(self) -> Iterator[Ids]:
         for item in self.items:
             yield from (item.prompt, *item.choices)
+        yield from (problem.prompt for problem in self.problems)
 
 
 def load_report_texts(recipe: ReportRecipe, checkpoint: Path, limit: int) -> ReportTexts:
@@ -71,68 +83,37 @@ def load_report_texts(recipe: ReportRecipe, checkpoint: Path, limit: int) -> Rep
     encoder = PromptEncoder(checkpoint)
     chat = read_chat_template(checkpoint) is not None
     room = limit - min(recipe.answer_tokens, limit // 2)
+
+    def ask(text: str) -> Ids:
+        ids = encoder.encode_messages([Message("user", text)]) if chat else encoder.encode_text(text)
+        return np.asarray(ids[-room:], np.int32)
+
     questions = _PROMPTS.read_text(encoding="utf-8").splitlines()
-    prompts = [
-        encoder.encode_messages([Message("user", text)]) if chat else encoder.encode_text(text)
-        for text in _take(questions, recipe.prompts, "report.prompts")
-    ]
-    where = "the built-in items" if recipe.tasks == "builtin" else Path(recipe.tasks).name
-    records = _read_items(_CHOICES if recipe.tasks == "builtin" else Path(recipe.tasks))
+    where = "the built-in ones" if recipe.tasks == "builtin" else Path(recipe.tasks).name
+    tasks = read_tasks(_TASKS if recipe.tasks == "builtin" else (Path(recipe.tasks),))
     held_out = recipe.model_copy(update={"length": min(recipe.length, limit)})
     return ReportTexts(
         held_out=load_held_out(held_out, checkpoint).ids,
-        prompts=tuple(np.asarray(ids[-room:], np.int32) for ids in prompts),
+        prompts=tuple(ask(text) for text in _take(questions, recipe.prompts, "report.prompts")),
         items=tuple(
-            _encode_item(encoder, record, limit)
-            for record in _take(records, recipe.items, f"report.items: {where}")
+            _encode_choice(encoder, item, limit)
+            for item in _take(tasks.choices, recipe.items, f"report.items: {where}")
+        ),
+        problems=tuple(
+            ProblemItem(ask(f"{item.question}\n{_ASK}"), item.answer)
+            for item in _take(tasks.problems, recipe.problems, f"report.problems: {where}")
         ),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    prompt: str
-    choices: tuple[str, ...]
-    answer: int
-
-
-def _encode_item(encoder: PromptEncoder, record: _Record, limit: int) -> ChoiceItem:
+def _encode_choice(encoder: PromptEncoder, item: Choice, limit: int) -> ChoiceItem:
     choices = tuple(
         np.asarray(encoder.tokenizer.encode(f" {text}", add_special_tokens=False).ids, np.int32)[: limit // 2]
-        for text in record.choices
+        for text in item.choices
     )
     room = limit - max(len(ids) for ids in choices)
-    prompt = np.asarray(encoder.encode_text(record.prompt), np.int32)[-room:]
-    return ChoiceItem(prompt, choices, tuple(len(text.encode()) for text in record.choices), record.answer)
-
-
-def _read_items(path: Path) -> list[_Record]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(
-            f"report.tasks: {path} cannot be read: {getattr(error, 'strerror', None) or error}",
-            code="tasks-missing",
-            hint="give a UTF-8 file with one JSON object a line; the path is relative to the recipe",
-        ) from error
-    return [_record(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-
-
-def _record(path: Path, number: int, line: str) -> _Record:
-    try:
-        item = json.loads(line)
-        record = _Record(item["prompt"], tuple(item["choices"]), item["answer"])
-        texts = (record.prompt, *record.choices)
-        sound = all(isinstance(text, str) and text.strip() for text in texts) and len(texts) > 2
-        if sound and isinstance(record.answer, int) and 0 <= record.answer < len(record.choices):
-            return record
-    except (ValueError, TypeError, KeyError, RecursionError):
-        pass
-    raise RecipeError(
-        f"report.tasks: {path.name}, line {number} is no item",
-        code="tasks-format",
-        hint='write it like {"prompt": "The sky is", "choices": ["blue", "loud"], "answer": 0}',
-    )
+    prompt = np.asarray(encoder.encode_text(item.prompt), np.int32)[-room:]
+    return ChoiceItem(prompt, choices, tuple(len(text.encode()) for text in item.choices), item.answer)
 
 
 def _take(items: Sequence[Item], count: int, where: str) -> Sequence[Item]:

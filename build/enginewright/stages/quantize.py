@@ -22,7 +22,7 @@ from enginewright.calibration import load_calibration
 from enginewright.calibration_device import calibration_device
 from enginewright.checkpoint import Checkpoint
 from enginewright.export_check import check_export
-from enginewright.export_checkpoint import complete_config, complete_export, source_dtype
+from enginewright.export_checkpoint import complete_config, complete_export, name_kept_layers, source_dtype
 from enginewright.modelopt_config import CALIBRATION_PASSES, check_group_size, modelopt_config
 from enginewright.recipe import QuantizationRecipe
 from enginewright.torch_session import torch_session
@@ -88,7 +88,8 @@ def quantize(
         _calibrate(model, options, calibration.ids, progress, fp8_kv=fp8_kv)
         _export(model, source, out)
     complete_export(source, out)
-    check = check_export(source, out, options.format)
+    name_kept_layers(out, options.keep_layers)
+    check = check_export(source, out, options.format, options.keep_layers)
     return QuantizationSummary(calibration.sha256, round(check.worst_error, 6), check.worst_linear)
 
 

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from enginewright_front.prompt import read_tokenizer
 from numpy.typing import NDArray
 
-from enginewright.quality.answers import Answers, compare_answers, generate_answers
+from enginewright.peak_memory import release_memory
+from enginewright.quality.answers import PROBLEM_TOKENS, Answers, compare_answers, generate_answers
 from enginewright.quality.choices import ChoiceScores
-from enginewright.quality.figures import QualityReport
+from enginewright.quality.figures import Figure, ProblemFigures, QualityReport
 from enginewright.quality.original_engine import original_engine, why_no_original_engine
+from enginewright.quality.problems import problem_accuracy
 from enginewright.quality.sensitivity import layer_costs
 from enginewright.quality.text_agreement import TextAgreement
 from enginewright.quality.texts import ReportTexts
@@ -69,24 +72,17 @@ def measure_quality(
     session = None if engine is None else _open(engine, threads)
     own: Answers | None = None
     served: Answers | None = None
-    note = ""
-    if texts.prompts:
-        longest = max(map(len, texts.prompts))
-        tokens = answer_tokens
+    note, tokens = "", answer_tokens
+    if texts.prompts or texts.problems:
         if session is not None:
+            longest = max((len(prompt) for prompt in texts.prompts), default=0)
             tokens = min(tokens, session.config.native.max_seq_len - longest)
-            served = generate_answers(session, texts.prompts, tokens)
+            served = generate_answers(session, texts, tokens)
         note = why_no_original_engine(source, scratch)
         if not note:
-            with original_engine(
-                source,
-                scratch / "original",
-                max_seq_len=longest + tokens,
-                slots=2 * len(texts.prompts),
-                threads=threads,
-            ) as original:
-                own = generate_answers(original, texts.prompts, tokens)
-    author = own or served
+            own = _answers_of_original(source, texts, tokens, scratch / "original", threads)
+            release_memory()
+    author = (own or served) if texts.prompts else None
     held_out, continuations, choices = TextAgreement(), TextAgreement(), ChoiceScores(texts.items)
     with torch_session(threads):
         for row, models in _logits(source, checkpoint, session, list(_rows(texts, author)), progress):
@@ -101,20 +97,45 @@ def measure_quality(
         )
     return QualityReport(
         held_out=held_out.figures(),
-        author="original" if own else "engine" if served else "",
+        author="" if author is None else "original" if own else "engine",
         continuations=continuations.figures(),
         greedy=compare_answers(own.greedy if own else None, served.greedy, tokens) if served else None,
         sampled=compare_answers(own.sampled if own else None, served.sampled, tokens) if served else None,
         choices=choices.figures() if texts.items else None,
+        problems=_problems(source, texts, own, served),
         layers=layers,
         note=note,
     )
+
+
+def _problems(
+    source: Path, texts: ReportTexts, own: Answers | None, served: Answers | None
+) -> ProblemFigures | None:
+    if served is None or not texts.problems:
+        return None
+    tokenizer, right = read_tokenizer(source), [problem.answer for problem in texts.problems]
+
+    def accuracy(answers: Answers) -> Figure:
+        return problem_accuracy([tokenizer.decode(list(ids)) for ids in answers.problems], right)
+
+    return ProblemFigures(len(right), accuracy(own) if own else None, accuracy(served))
 
 
 def _open(engine: Path, threads: int | None) -> ModelSession:
     from enginewright_onnx.runtime import ModelSession, read_engine_config
 
     return ModelSession.open(engine, read_engine_config(engine), threads=threads)
+
+
+def _answers_of_original(
+    source: Path, texts: ReportTexts, tokens: int, folder: Path, threads: int | None
+) -> Answers:
+    """In a function of its own, so that its engine is gone when the checkpoints are read."""
+    needed = [len(prompt) + tokens for prompt in texts.prompts]
+    needed += [len(problem.prompt) + PROBLEM_TOKENS for problem in texts.problems]
+    slots = 2 * len(texts.prompts) + len(texts.problems)
+    with original_engine(source, folder, max_seq_len=max(needed), slots=slots, threads=threads) as session:
+        return generate_answers(session, texts, tokens)
 
 
 def _rows(texts: ReportTexts, author: Answers | None) -> Iterator[_Row]:
