@@ -11,10 +11,11 @@ Everything that goes wrong is a `RequestError`:
 
 * RequestError
   x ConnectError          no server there, or the connection was lost
-    + TLSError            it is there, but one side does not trust the other
+    + TLSError            it is there, but is not to be trusted
   x RequestTimeout        the time that was given is over; the server frees the request's slot
   x RequestCancelled      the request was cancelled, here or by the server
   x InvalidRequest        the request cannot be right; `field` is what to change
+    + AccessDenied        the server wants a token, or another
     + ModelNotFound       the server does not serve a model of that name
     + UnsupportedModel    it does, but the model takes no text or gives none
   x ServerOverloaded      the queue is full, the engine is stalled or shutting down: try again later
@@ -32,6 +33,7 @@ from enginewright_client._chat_stream import ChatStream
 from enginewright_client._client import TritonClient
 from enginewright_client._client_base import DEFAULT_ADDRESS
 from enginewright_client._exceptions import (
+    AccessDenied,
     ConnectError,
     EngineError,
     GreedyReasoningWarning,
@@ -69,6 +71,7 @@ from enginewright_client._transport import AsyncCall, AsyncTransport, Call, Tran
 __all__ = [
     "DEFAULT_ADDRESS",
     "TLS",
+    "AccessDenied",
     "AsyncCall",
     "AsyncChatStream",
     "AsyncCompletionStream",

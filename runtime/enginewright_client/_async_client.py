@@ -13,12 +13,16 @@ from enginewright_client._async_stream import AsyncCompletionStream
 from enginewright_client._channel import MAX_MESSAGE_BYTES, Metadata
 from enginewright_client._chat_reader import ChatReader
 from enginewright_client._client_base import DEFAULT_ADDRESS, PROBE, ClientBase, chat_ask, join, message_class
-from enginewright_client._exceptions import ConnectError, RequestError
+from enginewright_client._exceptions import AccessDenied, ConnectError, RequestError
 from enginewright_client._exchange import Ask, Exchange
 from enginewright_client._grpc_aio_transport import AsyncGrpcTransport
 from enginewright_client._limits import Limits
 from enginewright_client._metrics import Metrics, http_request, metrics_from_reply
-from enginewright_client._model_config import decode_model_config, decode_repository_index
+from enginewright_client._model_config import (
+    decode_model_config,
+    decode_repository_index,
+    decode_statistics,
+)
 from enginewright_client._models import (
     ChatCompletion,
     Completion,
@@ -156,11 +160,15 @@ class AsyncTritonClient(ClientBase):
         return Health(ready=ready, generates=True)
 
     async def models(self, *, timeout: float = 10.0) -> list[ModelInfo]:
-        """Every model in the server's repository, loaded or not. Raises the errors of `RequestError`."""
-        request = message_class("RepositoryIndexRequest")()
-        return decode_repository_index(
-            await self._unary("RepositoryIndex", request, self._limits(Timeout(total=timeout)))
-        )
+        """Every model in the server's repository; of a server that shows that to nobody, as Enginewright's,
+        those that are loaded. Raises the errors of `RequestError`."""
+        limits = self._limits(Timeout(total=timeout))
+        try:
+            request = message_class("RepositoryIndexRequest")()
+            return decode_repository_index(await self._unary("RepositoryIndex", request, limits))
+        except AccessDenied:
+            request = message_class("ModelStatisticsRequest")()
+            return decode_statistics(await self._unary("ModelStatistics", request, limits))
 
     async def model_config(self, *, timeout: float = 10.0) -> ModelConfig:
         """Tensors, limits, sampling defaults and reasoning markers of the model; asked once, and kept until

@@ -16,6 +16,8 @@ MAX_MESSAGE_BYTES = 64 * 2**20
 SERVICE = "/inference.GRPCInferenceService/"
 Metadata = Mapping[str, str] | Iterable[tuple[str, str]]
 
+# What `enginewright serve --token-file` opens its calls for.
+_TOKEN_HEADER = "triton-grpc-protocol-enginewright-token"
 # Triton 2.51 dies of it: SIGSEGV after a malformed request (2 and 9 tries) or 360 cancelled ones.
 _DEADLY = "triton_grpc_error"
 
@@ -42,6 +44,8 @@ class ChannelConfig:
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.keepalive_time_ms", round(1000 * self.keepalive.interval)),
             ("grpc.keepalive_timeout_ms", round(1000 * self.keepalive.timeout)),
+            # Without it a frozen peer is noticed after 60 s whatever the keepalive is (grpcio 1.85).
+            ("grpc.http2.ping_timeout_ms", round(1000 * self.keepalive.timeout)),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 1000),
@@ -66,13 +70,14 @@ class ChannelConfig:
 
 
 def make_metadata(metadata: Metadata | None, token: str | None) -> tuple[tuple[str, str], ...]:
-    """The metadata of every call; the token as `authorization: Bearer TOKEN`.
+    """The metadata of every call. The token goes to Triton, which looks for it under a name of its own, and
+    to a proxy that may be in front of it, as `authorization: Bearer TOKEN`.
 
     Raises InvalidRequest for what HTTP/2 cannot carry, without showing it, and for `triton_grpc_error`.
     """
     pairs = tuple(metadata.items() if isinstance(metadata, Mapping) else metadata or ())
     if token is not None:
-        pairs += (("authorization", f"Bearer {token}"),)
+        pairs += ((_TOKEN_HEADER, token), ("authorization", f"Bearer {token}"))
     for name, value in pairs:
         if name.lower() == _DEADLY:
             raise InvalidRequest(
@@ -82,7 +87,7 @@ def make_metadata(metadata: Metadata | None, token: str | None) -> tuple[tuple[s
                 field="metadata",
             )
         if not (value.isascii() and value.isprintable()):
-            what = "token" if name == "authorization" and token is not None else f"metadata {name}"
+            what = "token" if token is not None and token in value else f"metadata {name}"
             raise InvalidRequest(
                 f"{what} has characters that a header cannot carry",
                 code="invalid-request",

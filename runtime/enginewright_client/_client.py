@@ -13,12 +13,16 @@ from enginewright_client._channel import MAX_MESSAGE_BYTES, Metadata
 from enginewright_client._chat_reader import ChatReader
 from enginewright_client._chat_stream import ChatStream
 from enginewright_client._client_base import DEFAULT_ADDRESS, PROBE, ClientBase, chat_ask, join, message_class
-from enginewright_client._exceptions import ConnectError, RequestError
+from enginewright_client._exceptions import AccessDenied, ConnectError, RequestError
 from enginewright_client._exchange import Ask, Exchange
 from enginewright_client._grpc_transport import GrpcTransport
 from enginewright_client._limits import Limits
 from enginewright_client._metrics import Metrics, http_request, metrics_from_reply
-from enginewright_client._model_config import decode_model_config, decode_repository_index
+from enginewright_client._model_config import (
+    decode_model_config,
+    decode_repository_index,
+    decode_statistics,
+)
 from enginewright_client._models import (
     ChatCompletion,
     Completion,
@@ -43,7 +47,8 @@ class TritonClient(ClientBase):
     `ensemble` or `tensorrt_llm_bls`, an LLM API model, or one of vLLM's backend; which it is, is seen by its
     tensors.
     timeout: a `Timeout`, or the seconds that a request may take in all; None = no limit but for connecting.
-    retry: None = every failure is raised. tls: None = plain text. token: sent as `authorization: Bearer`.
+    retry: None = every failure is raised. tls: None = plain text.
+    token: what `enginewright serve --token-file` was given; sent as `authorization: Bearer`, too.
     metadata: more headers of every call. metrics_address: "host:port" for `metrics()`.
     transport: what to use instead of gRPC, for tests; see `MockTransport`.
 
@@ -162,11 +167,15 @@ class TritonClient(ClientBase):
         return Health(ready=ready, generates=True)
 
     def models(self, *, timeout: float = 10.0) -> list[ModelInfo]:
-        """Every model in the server's repository, loaded or not. Raises the errors of `RequestError`."""
-        request = message_class("RepositoryIndexRequest")()
-        return decode_repository_index(
-            self._unary("RepositoryIndex", request, self._limits(Timeout(total=timeout)))
-        )
+        """Every model in the server's repository; of a server that shows that to nobody, as Enginewright's,
+        those that are loaded. Raises the errors of `RequestError`."""
+        limits = self._limits(Timeout(total=timeout))
+        try:
+            request = message_class("RepositoryIndexRequest")()
+            return decode_repository_index(self._unary("RepositoryIndex", request, limits))
+        except AccessDenied:
+            request = message_class("ModelStatisticsRequest")()
+            return decode_statistics(self._unary("ModelStatistics", request, limits))
 
     def model_config(self, *, timeout: float = 10.0) -> ModelConfig:
         """Tensors, limits, sampling defaults and reasoning markers of the model; asked once, and kept until

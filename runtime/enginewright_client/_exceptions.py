@@ -3,20 +3,21 @@
 * ServerError (enginewright_errors)
   x RequestError
     + ConnectError          no server there, or the connection was lost
-      - TLSError            it is there, but one side does not trust the other; `code` says why
+      - TLSError            it is there, but is not to be trusted; `code` says why
     + RequestTimeout        the time that was given is over; the server frees the request's slot
     + RequestCancelled      the request was cancelled, here or by the server
     + InvalidRequest        the request cannot be right; `field` is what to change
+      - AccessDenied        the server wants a token, or another
       - ModelNotFound       the server does not serve a model of that name
       - UnsupportedModel    it does, but the model takes no text or gives none
     + ServerOverloaded      the queue is full, the engine is stalled or shutting down: try again later
     + EngineError           the model failed while it ran the request
 
 Every error has the `code`, `message` and `hint` of `EnginewrightError`, and the `request_id` it belongs to.
-Codes: no-connection, too-many-pings, forked, tls-{untrusted,expired,host-mismatch,client-certificate,failed},
+Codes: no-connection, too-many-pings, forked, tls-{untrusted,expired,host-mismatch,failed},
 timeout, first-token-timeout, request-time-limit, cancelled, invalid-request, sequence-too-long,
-message-too-large, model-not-found, unsupported-model, queue-full, engine-stalled, shutting-down, unavailable,
-incomplete-answer, bad-response, engine-error, and whatever else a server puts into its answer.
+message-too-large, access-denied, model-not-found, unsupported-model, queue-full, engine-stalled,
+shutting-down, unavailable, incomplete-answer, bad-response, engine-error, and whatever else a server says.
 
 Warnings: InsecureChannelWarning, GreedyReasoningWarning.
 """
@@ -26,6 +27,7 @@ from __future__ import annotations
 from enginewright_errors import ServerError
 
 __all__ = [
+    "AccessDenied",
     "ConnectError",
     "EngineError",
     "GreedyReasoningWarning",
@@ -66,11 +68,11 @@ class ConnectError(RequestError):
 
 
 class TLSError(ConnectError):
-    """The server is there, but one side does not trust the other.
+    """The server is there, but is not to be trusted.
 
     Codes: `tls-untrusted` (signed by an authority that is not `TLS.ca`), `tls-expired`, `tls-host-mismatch`
-    (a certificate for another name), `tls-client-certificate` (the server wants one, or another),
-    `tls-failed` (gRPC does not say more).
+    (a certificate for another name), `tls-failed`. A server that does not trust the client only closes the
+    connection, which is a ConnectError whose hint says so: gRPC tells no more.
 
     >>> issubclass(TLSError, ConnectError)
     True
@@ -113,6 +115,14 @@ class InvalidRequest(RequestError):
     ) -> None:
         super().__init__(message, code=code, hint=hint, request_id=request_id)
         self.field = field
+
+
+class AccessDenied(InvalidRequest):
+    """The server, or a proxy in front of it, wants a token or metadata, or others than were sent.
+
+    >>> AccessDenied("this call is restricted", code="access-denied", field="token").field
+    'token'
+    """
 
 
 class ModelNotFound(InvalidRequest):

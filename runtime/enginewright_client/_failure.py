@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from enginewright_client._exceptions import (
+    AccessDenied,
     ConnectError,
     EngineError,
     InvalidRequest,
@@ -46,39 +47,28 @@ _LOST = re.compile(
     r"|transport|resol(ution|ving)|dns|lookup failed|connection attempt timed out|endpoint",
     re.IGNORECASE,
 )
+_DENIED = ("UNAUTHENTICATED", "PERMISSION_DENIED")
+_RESTRICTED = re.compile(r"protocol is restricted")
 _PINGS = "keepalive pings of a request that was silent for long"
 _TLS = (
+    ("certificate has expired", "tls-expired", "its certificate has expired", "renew it there"),
     (
-        re.compile(r"certificate has expired"),
-        "tls-expired",
-        "its certificate has expired",
-        "renew the server's certificate",
-    ),
-    (
-        re.compile(r"is not in peer certificate|hostname mismatch|Hostname Verification", re.IGNORECASE),
+        "Hostname Verification",
         "tls-host-mismatch",
         "its certificate is for another name",
         "give that name as TLS(server_name=...)",
     ),
     (
-        re.compile(r"CERTIFICATE_VERIFY_FAILED|self.signed certificate|unable to get local issuer"),
+        "CERTIFICATE_VERIFY_FAILED",
         "tls-untrusted",
         "its certificate is signed by an unknown authority",
         "give the authority's certificate as TLS(ca=...)",
     ),
-    (
-        re.compile(r"CERTIFICATE_REQUIRED|bad certificate|unknown ca|alert", re.IGNORECASE),
-        "tls-client-certificate",
-        "it does not accept this client's certificate, or wants one",
-        "give TLS(certificate=..., key=...) that the server's authority signed",
-    ),
-    (
-        re.compile(r"ssl|tls|handshake", re.IGNORECASE),
-        "tls-failed",
-        "the TLS handshake failed",
-        "does the server speak TLS on this port?",
-    ),
+    ("WRONG_VERSION_NUMBER", "tls-failed", "it does not speak TLS", "leave out tls="),
+    ("handshake", "tls-failed", "the TLS handshake failed", "are these PEM files, and for this server?"),
 )
+_START_ONE = "start a server with `enginewright serve REPO`, or give the address of one"
+_CLOSED = "it closed the connection at once: does it want tls=TLS(), or a client's certificate there?"
 
 
 def from_message(text: str, request_id: str) -> RequestError:
@@ -121,6 +111,14 @@ def from_transport_error(error: TransportError, address: str, request_id: str = 
     if error.status == "UNAVAILABLE" and (refused := _connection_error(error.details, address)) is not None:
         refused.request_id = request_id
         return refused
+    if error.status in _DENIED or _RESTRICTED.search(error.details):
+        return AccessDenied(
+            f"{address} does not allow it: {error.details}",
+            code="access-denied",
+            hint="give TritonClient the server's token=, or what else it expects as metadata=",
+            request_id=request_id,
+            field="token",
+        )
     if error.status == "RESOURCE_EXHAUSTED":
         return InvalidRequest(
             f"a message is too large: {error.details}",
@@ -142,18 +140,19 @@ def _connection_error(details: str, address: str) -> ConnectError | None:
         return ConnectError(
             f"{address} ended the connection after {_PINGS}",
             code="too-many-pings",
-            hint="start Triton with --grpc-http2-max-ping-strikes=0, or give Keepalive(interval=300)",
+            hint="give Keepalive(interval=300), or see there what to start Triton with",
         )
     if details == FORKED:
         return ConnectError(details, code="forked", hint="make requests in the process that reads them")
-    for pattern, code, problem, hint in _TLS:
-        if pattern.search(details):
+    connecting = "failed to connect" in details
+    for text, code, problem, hint in _TLS if connecting else ():
+        if text in details:
             return TLSError(f"no trusted connection to {address}: {problem}", code=code, hint=hint)
     if _LOST.search(details):
         return ConnectError(
             f"no connection to {address}: {_reason(details)}",
             code="no-connection",
-            hint="start a server with `enginewright serve REPO`, or give the address of one",
+            hint=_CLOSED if connecting and details.endswith("Socket closed") else _START_ONE,
         )
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from typing import Any
 
 from enginewright_client._channel import SERVICE, ChannelConfig
@@ -24,6 +25,7 @@ class AsyncGrpcTransport:
         self._channel: Any = None
         self._home: tuple[int, object] | None = None
         self._stubs: dict[str, Any] = {}
+        self._running: weakref.WeakSet[AsyncGrpcCall] = weakref.WeakSet()
 
     async def unary_async(self, method: str, request: Any, timeout: float | None) -> Any:
         """See `AsyncTransport`."""
@@ -38,11 +40,15 @@ class AsyncGrpcTransport:
     def stream_async(self, method: str, request: Any, timeout: float | None) -> AsyncGrpcCall:
         """See `AsyncTransport`."""
         stub = self._stub(method, "unary_stream")
-        return AsyncGrpcCall(stub(request, timeout=timeout, metadata=self._config.metadata))
+        call = AsyncGrpcCall(stub(request, timeout=timeout, metadata=self._config.metadata))
+        self._running.add(call)
+        return call
 
     async def aclose(self) -> None:
         """See `AsyncTransport`."""
         if self._channel is not None and self._home == self._here():
+            for call in [*self._running]:
+                call.cancel()
             await self._channel.close()
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 from enginewright_client._channel import SERVICE, ChannelConfig
@@ -85,20 +86,39 @@ class GrpcCall:
         self._call = call
         self._error = grpc.RpcError
         self._process = os.getpid()
+        self._reading = threading.Lock()
 
     def __next__(self) -> Any:
         """See `Call`."""
         if self._process != os.getpid():
             raise TransportError("UNAVAILABLE", FORKED)
-        try:
-            return next(self._call)
-        except self._error as error:
-            raise of_rpc_error(error) from None
+        with self._reading:
+            try:
+                return next(self._call)
+            except self._error as error:
+                self._release()
+                raise of_rpc_error(error) from None
 
     def cancel(self) -> None:
         """See `Call`."""
-        if self._process == os.getpid():
-            self._call.cancel()
+        if self._process != os.getpid():
+            return
+        self._call.cancel()
+        if self._reading.acquire(blocking=False):
+            try:
+                self._release()
+            finally:
+                self._reading.release()
+
+    def _release(self) -> None:
+        """Read what is still to come of a call that is over: its cancellation, at once.
+
+        gRPC frees a call of a single-threaded channel with its last event, and reads none after `cancel()`:
+        without this each cancelled request left 18 KiB behind.
+        """
+        state, consume = getattr(self._call, "_state", None), getattr(self._call, "_consume_next_event", None)
+        while consume is not None and state is not None and state.due:
+            consume()
 
 
 def of_rpc_error(error: Any) -> TransportError:

@@ -8,7 +8,7 @@ from typing import Any
 
 from enginewright_client._models import ModelConfig, ModelInfo, TensorSpec
 
-__all__ = ["decode_model_config", "decode_repository_index"]
+__all__ = ["decode_model_config", "decode_repository_index", "decode_statistics"]
 
 
 def decode_model_config(config: Any) -> ModelConfig:
@@ -37,6 +37,12 @@ def decode_model_config(config: Any) -> ModelConfig:
 def decode_repository_index(response: Any) -> list[ModelInfo]:
     """A RepositoryIndexResponse, sorted by name and version."""
     models = (ModelInfo(model.name, model.version, model.state, model.reason) for model in response.models)
+    return sorted(models, key=lambda model: (model.name, model.version))
+
+
+def decode_statistics(response: Any) -> list[ModelInfo]:
+    """A ModelStatisticsResponse: it tells of loaded models alone."""
+    models = (ModelInfo(model.name, model.version, "READY") for model in response.model_stats)
     return sorted(models, key=lambda model: (model.name, model.version))
 
 

@@ -83,9 +83,10 @@ class Keepalive:
     """A ping after `interval` seconds without data while a request runs; no reply within `timeout` seconds
     means that the connection is lost. A dead peer is noticed within the sum.
 
-    A stock Triton takes one ping in 300 s and ends the connection at the fourth that comes too early, so a
-    request that is silent for 120 s dies there with the default. Start it with
-    `--grpc-http2-max-ping-strikes=0` (`enginewright serve` does), or give a longer interval.
+    A stock Triton wants 300 s between pings of a silent connection and ends it at the third that comes
+    earlier, so a request that waits for 120 s without a token dies there with the default. Start it with
+    `--grpc-http2-min-recv-ping-interval-without-data=10000` as `enginewright serve` does, or give a longer
+    interval.
 
     >>> Keepalive(interval=300)
     Keepalive(interval=300, timeout=10.0)

@@ -1,6 +1,7 @@
 """A model of the wire contract whose prompts are orders: what tests of client and server put behind Triton.
 
     count N MS      N tokens, one every MS milliseconds (the default for other text: its words, at once)
+    wait MS         nothing for so many milliseconds, then one token
     fail TEXT       an error as the first response: TEXT
     break           one token, then an error
     stick           an error that is not the end, and no end until it is cancelled
@@ -127,6 +128,9 @@ class Running:
         if self.order == "count":
             self.tokens = [f"{number} " for number in range(int(self.words[0]))]
             self.pause = float(self.words[1]) / 1000
+        elif self.order == "wait":
+            self.tokens = ["late"]
+            self.due = time.monotonic() + float(self.words[0]) / 1000
         elif self.order in ("break", "vanish"):
             self.tokens = ["a"]
         else:

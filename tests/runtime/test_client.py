@@ -225,14 +225,14 @@ def test_a_model_that_is_not_served_is_named(fake_server: TritonServer) -> None:
         assert not client.health().generates
 
 
-def test_an_input_that_the_server_does_not_know_is_named(client: TritonClient) -> None:
-    """A server that was replaced behind the client's back."""
+def test_an_input_that_the_server_does_not_take_is_named(client: TritonClient) -> None:
+    """As after a server was replaced behind the client's back."""
     config = client.model_config()
-    wibble = TensorSpec("max_reasoning_tokens", "INT32", (1,), optional=True)
-    client._config = replace(config, inputs={**config.inputs, wibble.name: wibble})
+    wrong = TensorSpec("max_tokens", "INT64", (1,), optional=True)
+    client._config = replace(config, inputs={**config.inputs, wrong.name: wrong})
     with pytest.raises(InvalidRequest) as caught:
-        client.chat([{"role": "user", "content": "a"}], max_reasoning_tokens=5)
-    assert caught.value.field == "max_reasoning_tokens"
+        client.generate("a", SamplingParams(max_tokens=5))
+    assert (caught.value.field, caught.value.code) == ("max_tokens", "invalid-request")
 
 
 def test_without_a_server_there_is_a_connect_error_at_once(client: TritonClient) -> None:
