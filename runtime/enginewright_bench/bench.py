@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from enginewright_client import Completion, ModelConfig, Prompt, SamplingParams
+from enginewright_client import Completion, Metrics, ModelConfig, Prompt, SamplingParams
 from enginewright_errors import UsageError
 
 from enginewright_bench.count_tokens import LocalTokenizer, count_by_server
@@ -47,6 +47,8 @@ class BenchClient(StreamingClient, Protocol):
         self, prompt: Prompt, sampling: SamplingParams | None = None, *, timeout: float | None = None
     ) -> Completion: ...
 
+    async def metrics(self) -> Metrics: ...
+
 
 @dataclass(frozen=True, slots=True)
 class RateQuestion:
@@ -64,7 +66,7 @@ class Bench:
     """A run against one server. `result` grows with each load and is on disk, with its files, after each.
 
     limit: or why it is unknown. folder: new or empty, else UsageError is raised. settings: what the caller
-    was asked for, kept in the result.
+    was asked for, kept in the result. compares_totals: read the server's counters before and after each load.
     """
 
     client: BenchClient
@@ -75,7 +77,7 @@ class Bench:
     limit: PhysicalLimit | str
     level: ServiceLevel | None = None
     tokenizer: LocalTokenizer | None = None
-    metrics_address: str | None = None
+    compares_totals: bool = False
     timeout: float | None = None
     chat: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
@@ -126,7 +128,7 @@ class Bench:
             level=self.level,
             limit=self.limit if isinstance(self.limit, PhysicalLimit) else None,
             tokenizer=self.tokenizer,
-            metrics_address=self.metrics_address,
+            metrics=self.client.metrics if self.compares_totals else None,
         )
         self.result = BenchResult(
             benchmark_id=name,
@@ -137,7 +139,7 @@ class Bench:
                 address=self.client.address,
                 model=self.client.model,
                 max_seq_len=self.config.max_seq_len,
-                defaults=dict(self.config.defaults),
+                parameters=dict(self.config.parameters),
             ),
             provenance=self.provenance,
             limit=self._setup.limit,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+
+from enginewright_client import Metrics
 
 from enginewright_bench.arrivals import poisson_arrivals
 from enginewright_bench.count_tokens import LocalTokenizer
@@ -16,22 +19,25 @@ from enginewright_bench.point_metrics import count_failures, point_metrics
 from enginewright_bench.record import Phase, RequestRecord
 from enginewright_bench.result import Client, Point, ServerTotals, TokenCheck
 from enginewright_bench.send_request import BenchRequest, StreamingClient, send_request
-from enginewright_bench.server_metrics import compare_totals, read_counters
+from enginewright_bench.server_metrics import compare_totals, counters
 from enginewright_bench.service_level import ServiceLevel
 from enginewright_bench.summary import Summary
 from enginewright_bench.write_prompt import PromptWriter
 
 __all__ = ["Measurement", "Setup", "measure_load"]
 
+ReadMetrics = Callable[[], Awaitable[Metrics]]
+
 # A late start of a few milliseconds is the operating system's; more at p99 means that the client fell behind.
 _LATE_MS = 10.0
 _BUSY_SHARE = 0.8  # of one core, on which everything here runs
 _RETOKENIZED = 0.02
+_SETTLE_SECONDS, _SETTLE_READINGS = 1.0, 5
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What all loads of a run share. metrics_address: of the server's metrics port, to compare totals."""
+    """What all loads of a run share. metrics: reads the server's counters, to compare totals with them."""
 
     client: StreamingClient
     writer: PromptWriter
@@ -42,7 +48,7 @@ class Setup:
     level: ServiceLevel | None = None
     limit: PhysicalLimit | None = None
     tokenizer: LocalTokenizer | None = None
-    metrics_address: str | None = None
+    metrics: ReadMetrics | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +68,13 @@ async def measure_load(setup: Setup, load: Load, number: int) -> Measurement:
         setup.writer, load.warmup + load.requests, seed, f"{setup.name}-{load.label}"
     )
     setup.observer.started(load)
-    before = read_counters(setup.metrics_address) if setup.metrics_address else {}
+    before = counters(await setup.metrics()) if setup.metrics else {}
     warmup = await _run(setup, load, requests[: load.warmup], "warmup", seed)
     cpu, wall = time.process_time(), time.monotonic()
     measured = await _run(setup, load, requests[load.warmup :], "profiling", seed)
     cpu, wall = time.process_time() - cpu, time.monotonic() - wall
     records = [*warmup, *measured]
-    after = read_counters(setup.metrics_address) if setup.metrics_address else {}
-    totals = compare_totals(before, after, records) if after else None
+    totals = await _settled_totals(setup.metrics, before, records) if before and setup.metrics else None
     metrics = point_metrics(records, setup.level)
     messages = sum(len(record.text_ns) for record in measured)
     client = Client(
@@ -118,6 +123,18 @@ async def _run(
     if load.rate is None or phase == "warmup":
         return await run_closed_loop(send, requests, load.concurrency or 1)
     return await run_open_loop(send, requests, list(poisson_arrivals(load.rate, len(requests), seed)))
+
+
+async def _settled_totals(
+    metrics: ReadMetrics, before: dict[str, float], records: Sequence[RequestRecord]
+) -> ServerTotals:
+    """A server may count a request a moment after its last message."""
+    for _ in range(_SETTLE_READINGS):
+        totals = compare_totals(before, counters(await metrics()), records)
+        if totals.agrees:
+            break
+        await asyncio.sleep(_SETTLE_SECONDS / _SETTLE_READINGS)
+    return totals
 
 
 def _check_tokens(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 from enginewright_bench import (
     BenchResult,
     Lengths,
+    LiveView,
     Load,
     PhysicalLimit,
     RateQuestion,
@@ -26,6 +30,7 @@ from enginewright_bench import (
     write_report,
 )
 from enginewright_errors import UsageError
+from rich.console import Console
 from runtime.bench_runs import run_loads, with_bench
 from runtime.fake_triton import FakeTriton
 
@@ -242,3 +247,27 @@ def test_lines_tell_what_goes_on(tmp_path: Path) -> None:
     assert lines[0] == "x: making 6 prompts"
     assert lines[1].startswith("x: 4 answered, 1 failed (1 queue-full), ")
     assert lines[2] == "x: warning: 1 of 5 requests failed: the figures are those of the others"
+
+
+def test_a_terminal_shows_a_bar_that_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(LiveView, "interval", 0.0)
+    with LiveView(Console(file=screen, force_terminal=True, width=120, highlight=False)) as view:
+        run_loads(tmp_path / "out", FakeTriton(), [Load("x", workload(), 5, 1, concurrency=1)], observer=view)
+    text = screen.getvalue()
+    assert "x: 0/1 warm-up" in text
+    assert "x: 5/5 done" in text
+    assert "TTFT p50" in text
+    assert "x: 5 answered" in text
+
+
+def test_the_benchmark_knows_the_wire_alone() -> None:
+    code = """if True:
+        import sys
+        import enginewright_bench
+        print(*{name.partition(".")[0] for name in sys.modules})
+    """
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours = {name for name in loaded.stdout.split() if name.startswith("enginewright")}
+    assert ours == {"enginewright_bench", "enginewright_client", "enginewright_errors"}
+    assert not {"matplotlib", "tokenizers", "torch", "rich"} & set(loaded.stdout.split())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from enginewright_errors import StageFailed
 
 from enginewright.commands import options
 from enginewright.commands.bench_options import BenchFlags, LengthShape, ProfileName
@@ -130,6 +131,7 @@ def bench(
         with _view(reporter, json_lines) as view:
             result = asyncio.run(_measure(flags, folder, view))
         _write_report(folder, reporter)
+        _require_answers(result, folder)
         _show(result, folder, reporter)
 
 
@@ -166,7 +168,9 @@ async def _measure(flags: BenchFlags, folder: Path, view: LineView) -> BenchResu
     from enginewright_client import AsyncTritonClient, Retry
 
     # A request that is repeated quietly would be measured as a slow one.
-    async with AsyncTritonClient(flags.server, model=flags.model, retry=Retry(attempts=1)) as client:
+    async with AsyncTritonClient(
+        flags.server, model=flags.model, retry=Retry(attempts=1), metrics_address=flags.metrics
+    ) as client:
         config = await client.model_config()
         level = flags.service_level()
         tokenizer = flags.tokenizer or flags.repository
@@ -179,7 +183,7 @@ async def _measure(flags: BenchFlags, folder: Path, view: LineView) -> BenchResu
             limit=flags.limit(),
             level=level,
             tokenizer=LocalTokenizer(tokenizer) if tokenizer else None,
-            metrics_address=flags.metrics,
+            compares_totals=flags.metrics is not None,
             timeout=flags.timeout,
             chat=flags.chat or flags.profile == "chat",
             settings=flags.as_json(),
@@ -221,6 +225,17 @@ def _write_report(folder: Path, reporter: Reporter) -> None:
         reporter.warn(
             f"no report.html: the package {error.name} is missing (pip install 'enginewright[bench]', "
             f"then enginewright bench report {folder})"
+        )
+
+
+def _require_answers(result: BenchResult, folder: Path) -> None:
+    """Raises StageFailed if no request of any load was answered."""
+    if not any(point.metrics["request_count"].avg for point in result.points):
+        [cause, *_] = result.points[0].failures
+        raise StageFailed(
+            f"no request was answered: {cause.message} [{cause.code}]",
+            code="nothing-answered",
+            hint=f"the failures are in {folder}; see the server's log",
         )
 
 

@@ -118,7 +118,7 @@ class BenchFlags:
             )
             return PhysicalLimit(weights, kv, bandwidth, None, "given on the command line")
         if self.repository is None:
-            return "give --repository, or --weight-bytes, --kv-bytes and --memory-bandwidth"
+            return "give --repository; for GPUs --weight-bytes, --kv-bytes and --memory-bandwidth"
         if bandwidth is not None:
             return read_limit(self.repository, (bandwidth, "given on the command line"))
         return read_limit(self.repository, self._measured_bandwidth())
