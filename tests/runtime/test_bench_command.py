@@ -168,6 +168,8 @@ def test_a_server_that_answers_nothing_is_a_failure(server: TritonServer, tmp_pa
         (("--slo", "speed:1s"), "'speed:1s' is no bound"),
         (("--input-tokens", "300"), "300 + 128 tokens are more than the server's context of 256"),
         (("--profile", "qwen-speed"), "1 + 2048 tokens are more than"),
+        (("--profile", "qwen-speed", "--chat"), "--profile qwen-speed has no place for --chat"),
+        (("--profile", "chat", "--input-tokens", "9"), "has no place for --input-tokens"),
         (("--weight-bytes", "1GB"), "--weight-bytes needs --memory-bandwidth"),
         (("--tokenizer", "absent"), "absent has no tokenizer.json"),
     ],
