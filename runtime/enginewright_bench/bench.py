@@ -79,21 +79,23 @@ class Bench:
     tokenizer: LocalTokenizer | None = None
     compares_totals: bool = False
     timeout: float | None = None
-    chat: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     result: BenchResult = field(init=False)
     _setup: Setup = field(init=False)
 
     async def run(self, loads: Sequence[Load], skipped: Sequence[Skipped] = ()) -> BenchResult:
-        """Measure `loads` in their order."""
-        self._begin(skipped)
+        """Measure `loads` in their order. Raises UsageError if two have the same label."""
+        labels = [load.label for load in loads]
+        if len(set(labels)) < len(labels):
+            raise UsageError(f"the same load twice: {', '.join(labels)}", code="load", hint="name each once")
+        self._begin(skipped, chat=any(load.workload.chat for load in loads))
         for load in loads:
             await self._measure(load)
         return self._finish()
 
     async def search(self, question: RateQuestion) -> BenchResult:
         """Find the rate; each probe is a load of the result. Needs `level`."""
-        self._begin(())
+        self._begin((), chat=question.workload.chat)
         probes: list[Probe] = []
 
         async def meets(rate: float) -> bool:
@@ -115,12 +117,12 @@ class Bench:
         self.result = self.result.model_copy(update={"search": search})
         return self._finish()
 
-    def _begin(self, skipped: Sequence[Skipped]) -> None:
+    def _begin(self, skipped: Sequence[Skipped], *, chat: bool) -> None:
         name = uuid.uuid4().hex[:12]
-        count = self.tokenizer.count if self.tokenizer and not self.chat else None
+        count = self.tokenizer.count if self.tokenizer and not chat else None
         self._setup = Setup(
             client=self.client,
-            writer=PromptWriter(count or count_by_server(self.client, chat=self.chat, timeout=self.timeout)),
+            writer=PromptWriter(count or count_by_server(self.client, chat=chat, timeout=self.timeout)),
             observer=self.observer,
             name=name,
             seed=self.provenance.seed,

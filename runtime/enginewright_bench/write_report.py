@@ -8,6 +8,7 @@ from pathlib import Path
 
 from enginewright_bench.export_point import run_line
 from enginewright_bench.plots import PLOTS, draw_plots
+from enginewright_bench.published_speeds import SPEED_COLUMNS, SPEED_TITLE, speed_rows
 from enginewright_bench.result import BenchResult, read_result
 from enginewright_bench.result_table import COLUMNS, limit_text, result_rows, search_text
 
@@ -66,6 +67,9 @@ def _page(result: BenchResult, plots: dict[str, str]) -> Iterable[str]:
     if result.search is not None:
         yield f"<p><b>{escape(search_text(result))}</b></p>"
     yield from _table(COLUMNS, result_rows(result.points))
+    if published := speed_rows(result.points):
+        yield f"<h2>{escape(SPEED_TITLE)}</h2>"
+        yield from _table(SPEED_COLUMNS, published)
     failures = [
         (point.label, cause.code, str(cause.count), cause.message)
         for point in result.points

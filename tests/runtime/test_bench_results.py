@@ -23,6 +23,7 @@ from enginewright_bench import (
     RateQuestion,
     ServiceLevel,
     Workload,
+    chat_workload,
     closed_loads,
     compare_runs,
     qwen_speed_loads,
@@ -233,6 +234,31 @@ def test_qwens_table_is_run_as_far_as_the_context_allows() -> None:
     assert qwen_speed_loads(131_072, None, None, None)[1] == []
     with pytest.raises(UsageError, match="1 \\+ 2048 tokens"):
         qwen_speed_loads(2048, None, None, None)
+
+
+def test_qwens_own_figures_are_beside_those_of_its_table(tmp_path: Path) -> None:
+    loads, _ = qwen_speed_loads(10_000, None, 1, 0)
+    run_loads(tmp_path / "out", FakeTriton(), loads)
+    page = write_report(tmp_path / "out").read_text()
+    for published in ("55.83", "51.92", "49.96"):
+        assert f"<td>{published}</td>" in page
+    assert "<td>35.66</td>" not in page  # input-30720 was not run
+
+
+def test_a_chats_prompts_are_messages_of_many_lengths(tmp_path: Path) -> None:
+    fake = FakeTriton(context=600)
+    chat = chat_workload(Workload(outputs=Lengths(1), context=600))
+    result = run_loads(tmp_path / "out", fake, closed_loads(chat, [4], 30, 0))
+    assert all("messages" in inputs for inputs in fake.asked)
+    lengths = result.points[0].metrics["output_sequence_length"]
+    assert lengths.std is not None
+    assert lengths.std > 100
+    assert result.points[0].metrics["error_request_count"].avg == 0
+
+
+def test_the_same_load_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the same load twice: concurrency-2, concurrency-2"):
+        run_loads(tmp_path / "out", FakeTriton(), closed_loads(workload(), [2, 2], 1, 0))
 
 
 def test_a_folder_with_files_is_not_written_over(run: tuple[BenchResult, Path]) -> None:

@@ -47,7 +47,11 @@ def bench(
         bool, typer.Option("--search-rate", help="Find the highest rate that keeps --slo.")
     ] = False,
     profile: Annotated[
-        ProfileName | None, typer.Option("--profile", help="A ready-made load: qwen-speed or chat.")
+        ProfileName | None,
+        typer.Option(
+            "--profile",
+            help="qwen-speed: Qwen's table, 1 to 129024 tokens in, 2048 out. chat: messages, many lengths.",
+        ),
     ] = None,
     requests: Annotated[int | None, typer.Option("--requests", min=1, help="Requests of each load.")] = None,
     warmup: Annotated[
@@ -185,7 +189,6 @@ async def _measure(flags: BenchFlags, folder: Path, view: LineView) -> BenchResu
             tokenizer=LocalTokenizer(tokenizer) if tokenizer else None,
             compares_totals=flags.metrics is not None,
             timeout=flags.timeout,
-            chat=flags.chat or flags.profile == "chat",
             settings=flags.as_json(),
         )
         return await _run(bench, flags)
@@ -240,11 +243,21 @@ def _require_answers(result: BenchResult, folder: Path) -> None:
 
 
 def _show(result: BenchResult, folder: Path, reporter: Reporter) -> None:
-    from enginewright_bench import COLUMNS, limit_text, result_rows, search_text
+    from enginewright_bench import (
+        COLUMNS,
+        SPEED_COLUMNS,
+        SPEED_TITLE,
+        limit_text,
+        result_rows,
+        search_text,
+        speed_rows,
+    )
 
     texts = [_table([COLUMNS, *result_rows(result.points)]), limit_text(result)]
     if result.search is not None:
         texts.append(search_text(result))
+    if published := speed_rows(result.points):
+        texts += [SPEED_TITLE, _table([SPEED_COLUMNS, *published])]
     texts.append(f"written to {folder}")
     reporter.result("\n".join(texts), {"ok": True, "folder": str(folder), **result.model_dump(mode="json")})
 
