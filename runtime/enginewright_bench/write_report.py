@@ -100,6 +100,7 @@ def _token_section(result: BenchResult) -> Iterable[str]:
         encoded = "-" if tokens.retokenized is None else f"{tokens.retokenized} of {tokens.counted}"
         agreed = "-" if totals is None else ("yes" if totals.agrees else f"{totals.counted}")
         client = point.client.cpu_us_per_message
+        late = point.metrics.get("send_lateness")
         rows.append(
             (
                 point.label,
@@ -107,6 +108,7 @@ def _token_section(result: BenchResult) -> Iterable[str]:
                 str(tokens.short_answers),
                 encoded,
                 agreed,
+                "-" if late is None else f"{late.p99:.2f}",
                 f"{point.client.cpu_share:.0%}",
                 "-" if client is None else f"{client:.0f}",
             )
@@ -119,6 +121,7 @@ def _token_section(result: BenchResult) -> Iterable[str]:
             "short answers",
             "tokens encoded again",
             "server's counters agree",
+            "sent late, p99 ms",
             "client's share of a core",
             "its microseconds a message",
         ),

@@ -163,4 +163,4 @@ def test_requests_of_an_open_loop_are_sent_when_they_arrive(tmp_path: Path) -> N
     arrivals = poisson_arrivals(20.0, 12, (0, 0))
     assert np.allclose(np.diff(scheduled) / 1e9, np.diff(arrivals), atol=1e-6)
     assert all(row["request_start_ns"] >= row["credit_issued_ns"] for row in metadata)
-    assert result.points[0].metrics["send_lateness"].p50 < 5
+    assert result.points[0].metrics["send_lateness"].p50 < 25  # half of the mean gap
