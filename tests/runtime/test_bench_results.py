@@ -30,6 +30,7 @@ from enginewright_bench import (
     read_result,
     write_report,
 )
+from enginewright_bench.prompt_file import GivenPrompt
 from enginewright_errors import UsageError
 from rich.console import Console
 from runtime.bench_runs import run_loads, with_bench
@@ -243,6 +244,17 @@ def test_qwens_own_figures_are_beside_those_of_its_table(tmp_path: Path) -> None
     for published in ("55.83", "51.92", "49.96"):
         assert f"<td>{published}</td>" in page
     assert "<td>35.66</td>" not in page  # input-30720 was not run
+
+
+def test_given_prompts_come_once_each_before_any_comes_again(tmp_path: Path) -> None:
+    fake = FakeTriton()
+    given = [GivenPrompt(f"prompt {number}", output_tokens=number + 1) for number in range(7)]
+    load = Load("x", Workload(outputs=Lengths(1), given=given), 14, 0, concurrency=1)
+    result = run_loads(tmp_path / "out", fake, [load])
+    texts = [inputs["text_input"][4:].decode() for inputs in fake.asked]
+    assert sorted(texts[:7]) == sorted(row.prompt for row in given)
+    assert texts[:7] == texts[7:] != sorted(texts[:7])
+    assert result.points[0].metrics["total_osl"].avg == 2 * sum(range(1, 8))
 
 
 def test_a_chats_prompts_are_messages_of_many_lengths(tmp_path: Path) -> None:
