@@ -91,7 +91,7 @@ class LineView:
         parts.append(f"{self._messages / (now - self._since):.0f} tokens/s")
         if self._first:
             p50, p95 = np.nanpercentile(self._first, (50, 95))
-            parts.append(f"TTFT p50 {p50:.0f} ms, p95 {p95:.0f} ms")
+            parts.append(f"TTFT p50 {p50:.0f}, p95 {p95:.0f} ms")
         return ", ".join(parts)
 
 
@@ -107,7 +107,7 @@ class LiveView(LineView):
         console = console or Console(highlight=False, soft_wrap=True)
         super().__init__(lambda text: console.print(text, markup=False))
         self._bar: Any = Progress(
-            BarColumn(24),
+            BarColumn(8),
             TimeElapsedColumn(),
             TextColumn("{task.description}", markup=False),
             console=console,

@@ -26,12 +26,16 @@ th:first-child, td:first-child { text-align: left } td.text { text-align: left; 
 figure { display: inline-block; margin: 0.5em 0; max-width: 100% } svg { max-width: 100%; height: auto }
 """
 _DEFINITIONS = (
+    (
+        "answered",
+        "requests with a complete answer, of those that were sent; latencies are p50/p95/p99 of them",
+    ),
     ("TTFT", "from the scheduled start of a request to the first message with text"),
     ("ITL", "(latency - TTFT) / (output tokens - 1), one value for each request"),
     ("latency", "from the scheduled start to the last message"),
-    ("tokens/s", "output tokens of the answered requests over the whole duration"),
-    ("a user", "1 / ITL, median"),
-    ("goodput", "requests a second that were within the service level"),
+    ("tokens/s", "output tokens of the answered requests over the whole duration, failures included"),
+    ("a user", "tokens a second, 1 / ITL, median"),
+    ("good", "the share of all requests that was within the service level"),
     ("of limit", "tokens/s of what memory bandwidth allows at the load's mean concurrency and context"),
     ("decoding", "the shortest possible step over the median ITL: the same without prefill and waiting"),
 )

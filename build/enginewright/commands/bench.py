@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["bench_app"]
 
 
+_LEGEND = "latencies are p50/p95/p99; a user: median; of limit, decoding: share of what the memory allows"
+
 bench_app = typer.Typer(rich_markup_mode=None)
 
 
@@ -253,7 +255,7 @@ def _show(result: BenchResult, folder: Path, reporter: Reporter) -> None:
         speed_rows,
     )
 
-    texts = [_table([COLUMNS, *result_rows(result.points)]), limit_text(result)]
+    texts = [_table([COLUMNS, *result_rows(result.points)]), _LEGEND, limit_text(result)]
     if result.search is not None:
         texts.append(search_text(result))
     if published := speed_rows(result.points):
