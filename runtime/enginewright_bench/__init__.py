@@ -16,9 +16,7 @@ from enginewright_bench.count_tokens import LocalTokenizer
 from enginewright_bench.lengths import Lengths
 from enginewright_bench.live_view import LineView, LiveView
 from enginewright_bench.loads import (
-    PROFILES,
     Load,
-    Profile,
     chat_workload,
     closed_loads,
     open_loads,
@@ -27,6 +25,7 @@ from enginewright_bench.loads import (
 from enginewright_bench.physical_limit import PhysicalLimit, read_limit
 from enginewright_bench.prompt_file import read_prompts
 from enginewright_bench.provenance import find_provenance
+from enginewright_bench.published_speeds import SPEED_COLUMNS, SPEED_TITLE, speed_rows
 from enginewright_bench.result import BenchResult, read_result
 from enginewright_bench.result_table import COLUMNS, limit_text, result_rows, search_text
 from enginewright_bench.service_level import ServiceLevel, parse_service_level
@@ -35,7 +34,8 @@ from enginewright_bench.write_report import write_report
 
 __all__ = [
     "COLUMNS",
-    "PROFILES",
+    "SPEED_COLUMNS",
+    "SPEED_TITLE",
     "Bench",
     "BenchClient",
     "BenchResult",
@@ -46,7 +46,6 @@ __all__ = [
     "Load",
     "LocalTokenizer",
     "PhysicalLimit",
-    "Profile",
     "RateQuestion",
     "Ratio",
     "ServiceLevel",
@@ -64,5 +63,6 @@ __all__ = [
     "read_result",
     "result_rows",
     "search_text",
+    "speed_rows",
     "write_report",
 ]

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from enginewright_client import Completion, ModelConfig, Prompt, SamplingParams
+from enginewright_client import Completion, Metrics, ModelConfig, Prompt, SamplingParams
 from enginewright_errors import UsageError
 
 from enginewright_bench.count_tokens import LocalTokenizer, count_by_server
@@ -47,6 +47,8 @@ class BenchClient(StreamingClient, Protocol):
         self, prompt: Prompt, sampling: SamplingParams | None = None, *, timeout: float | None = None
     ) -> Completion: ...
 
+    async def metrics(self) -> Metrics: ...
+
 
 @dataclass(frozen=True, slots=True)
 class RateQuestion:
@@ -64,7 +66,7 @@ class Bench:
     """A run against one server. `result` grows with each load and is on disk, with its files, after each.
 
     limit: or why it is unknown. folder: new or empty, else UsageError is raised. settings: what the caller
-    was asked for, kept in the result.
+    was asked for, kept in the result. compares_totals: read the server's counters before and after each load.
     """
 
     client: BenchClient
@@ -75,23 +77,25 @@ class Bench:
     limit: PhysicalLimit | str
     level: ServiceLevel | None = None
     tokenizer: LocalTokenizer | None = None
-    metrics_address: str | None = None
+    compares_totals: bool = False
     timeout: float | None = None
-    chat: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     result: BenchResult = field(init=False)
     _setup: Setup = field(init=False)
 
     async def run(self, loads: Sequence[Load], skipped: Sequence[Skipped] = ()) -> BenchResult:
-        """Measure `loads` in their order."""
-        self._begin(skipped)
+        """Measure `loads` in their order. Raises UsageError if two have the same label."""
+        labels = [load.label for load in loads]
+        if len(set(labels)) < len(labels):
+            raise UsageError(f"the same load twice: {', '.join(labels)}", code="load", hint="name each once")
+        self._begin(skipped, chat=any(load.workload.chat for load in loads))
         for load in loads:
             await self._measure(load)
         return self._finish()
 
     async def search(self, question: RateQuestion) -> BenchResult:
         """Find the rate; each probe is a load of the result. Needs `level`."""
-        self._begin(())
+        self._begin((), chat=question.workload.chat)
         probes: list[Probe] = []
 
         async def meets(rate: float) -> bool:
@@ -113,12 +117,12 @@ class Bench:
         self.result = self.result.model_copy(update={"search": search})
         return self._finish()
 
-    def _begin(self, skipped: Sequence[Skipped]) -> None:
+    def _begin(self, skipped: Sequence[Skipped], *, chat: bool) -> None:
         name = uuid.uuid4().hex[:12]
-        count = self.tokenizer.count if self.tokenizer and not self.chat else None
+        count = self.tokenizer.count if self.tokenizer and not chat else None
         self._setup = Setup(
             client=self.client,
-            writer=PromptWriter(count or count_by_server(self.client, chat=self.chat, timeout=self.timeout)),
+            writer=PromptWriter(count or count_by_server(self.client, chat=chat, timeout=self.timeout)),
             observer=self.observer,
             name=name,
             seed=self.provenance.seed,
@@ -126,7 +130,7 @@ class Bench:
             level=self.level,
             limit=self.limit if isinstance(self.limit, PhysicalLimit) else None,
             tokenizer=self.tokenizer,
-            metrics_address=self.metrics_address,
+            metrics=self.client.metrics if self.compares_totals else None,
         )
         self.result = BenchResult(
             benchmark_id=name,
@@ -137,7 +141,7 @@ class Bench:
                 address=self.client.address,
                 model=self.client.model,
                 max_seq_len=self.config.max_seq_len,
-                defaults=dict(self.config.defaults),
+                parameters=dict(self.config.parameters),
             ),
             provenance=self.provenance,
             limit=self._setup.limit,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from enginewright_bench.record import RequestRecord
 from enginewright_bench.request_metrics import request_metrics
 from enginewright_bench.result import Point, Skipped
 from enginewright_bench.summary import Summary
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 __all__ = ["LineView", "LiveView"]
 
@@ -88,7 +91,7 @@ class LineView:
         parts.append(f"{self._messages / (now - self._since):.0f} tokens/s")
         if self._first:
             p50, p95 = np.nanpercentile(self._first, (50, 95))
-            parts.append(f"TTFT p50 {p50:.0f} ms, p95 {p95:.0f} ms")
+            parts.append(f"TTFT p50 {p50:.0f}, p95 {p95:.0f} ms")
         return ", ".join(parts)
 
 
@@ -97,14 +100,14 @@ class LiveView(LineView):
 
     interval = _DRAW_SECONDS
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console | None = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-        console = Console(highlight=False, soft_wrap=True)
+        console = console or Console(highlight=False, soft_wrap=True)
         super().__init__(lambda text: console.print(text, markup=False))
         self._bar: Any = Progress(
-            BarColumn(24),
+            BarColumn(8),
             TimeElapsedColumn(),
             TextColumn("{task.description}", markup=False),
             console=console,

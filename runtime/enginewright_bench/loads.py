@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from enginewright_errors import UsageError
 
@@ -13,25 +12,16 @@ from enginewright_bench.result import Skipped
 from enginewright_bench.workload import Workload
 
 __all__ = [
-    "PROFILES",
     "Load",
-    "Profile",
     "chat_workload",
     "closed_loads",
     "open_loads",
     "qwen_speed_loads",
 ]
 
-Profile = Literal["chat", "qwen-speed"]
-
 _QWEN_INPUTS = (1, 6144, 14336, 30720, 63488, 129024)
 _QWEN_OUTPUT = 2048
 _QWEN_REQUESTS = 3
-
-PROFILES: dict[Profile, str] = {
-    "chat": "messages of about 256 tokens, answers of about 256, both lognormal",
-    "qwen-speed": "Qwen's speed table: inputs of 1 to 129024 tokens, 2048 new tokens, one at a time",
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from enginewright_client import Metrics
+
 from enginewright_bench.arrivals import poisson_arrivals
+from enginewright_bench.check_tokens import check_tokens
 from enginewright_bench.count_tokens import LocalTokenizer
 from enginewright_bench.load import run_closed_loop, run_open_loop
 from enginewright_bench.loads import Load
 from enginewright_bench.observer import Observer
 from enginewright_bench.physical_limit import PhysicalLimit, share_reached
 from enginewright_bench.point_metrics import count_failures, point_metrics
+from enginewright_bench.point_warnings import point_warnings
 from enginewright_bench.record import Phase, RequestRecord
-from enginewright_bench.result import Client, Point, ServerTotals, TokenCheck
+from enginewright_bench.result import Client, Point, ServerTotals
 from enginewright_bench.send_request import BenchRequest, StreamingClient, send_request
-from enginewright_bench.server_metrics import compare_totals, read_counters
+from enginewright_bench.server_metrics import compare_totals, counters
 from enginewright_bench.service_level import ServiceLevel
-from enginewright_bench.summary import Summary
 from enginewright_bench.write_prompt import PromptWriter
 
 __all__ = ["Measurement", "Setup", "measure_load"]
 
-# A late start of a few milliseconds is the operating system's; more at p99 means that the client fell behind.
-_LATE_MS = 10.0
-_BUSY_SHARE = 0.8  # of one core, on which everything here runs
-_RETOKENIZED = 0.02
+ReadMetrics = Callable[[], Awaitable[Metrics]]
+
+_SETTLE_SECONDS, _SETTLE_READINGS = 1.0, 5
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What all loads of a run share. metrics_address: of the server's metrics port, to compare totals."""
+    """What all loads of a run share. metrics: reads the server's counters, to compare totals with them."""
 
     client: StreamingClient
     writer: PromptWriter
@@ -42,7 +45,7 @@ class Setup:
     level: ServiceLevel | None = None
     limit: PhysicalLimit | None = None
     tokenizer: LocalTokenizer | None = None
-    metrics_address: str | None = None
+    metrics: ReadMetrics | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +65,13 @@ async def measure_load(setup: Setup, load: Load, number: int) -> Measurement:
         setup.writer, load.warmup + load.requests, seed, f"{setup.name}-{load.label}"
     )
     setup.observer.started(load)
-    before = read_counters(setup.metrics_address) if setup.metrics_address else {}
+    before = counters(await setup.metrics()) if setup.metrics else {}
     warmup = await _run(setup, load, requests[: load.warmup], "warmup", seed)
     cpu, wall = time.process_time(), time.monotonic()
     measured = await _run(setup, load, requests[load.warmup :], "profiling", seed)
     cpu, wall = time.process_time() - cpu, time.monotonic() - wall
     records = [*warmup, *measured]
-    after = read_counters(setup.metrics_address) if setup.metrics_address else {}
-    totals = compare_totals(before, after, records) if after else None
+    totals = await _settled_totals(setup.metrics, before, records) if before and setup.metrics else None
     metrics = point_metrics(records, setup.level)
     messages = sum(len(record.text_ns) for record in measured)
     client = Client(
@@ -78,7 +80,7 @@ async def measure_load(setup: Setup, load: Load, number: int) -> Measurement:
         messages=messages,
         cpu_us_per_message=1e6 * cpu / messages if messages else None,
     )
-    tokens = _check_tokens(requests, records, setup.tokenizer)
+    tokens = check_tokens(requests, records, setup.tokenizer)
     point = Point(
         label=load.label,
         mode="closed" if load.rate is None else "open",
@@ -94,7 +96,7 @@ async def measure_load(setup: Setup, load: Load, number: int) -> Measurement:
         client=client,
         tokens=tokens,
         server_totals=totals,
-        warnings=_warnings(metrics, client, tokens, totals),
+        warnings=point_warnings(metrics, client, tokens, totals),
     )
     setup.observer.measured(point)
     return Measurement(point, requests, records)
@@ -120,56 +122,13 @@ async def _run(
     return await run_open_loop(send, requests, list(poisson_arrivals(load.rate, len(requests), seed)))
 
 
-def _check_tokens(
-    requests: Sequence[BenchRequest], records: Sequence[RequestRecord], tokenizer: LocalTokenizer | None
-) -> TokenCheck:
-    asked = {request.index: request for request in requests}
-    answered = [record for record in records if record.failure is None]
-    wrong = short = 0
-    for record in answered:
-        request = asked[record.index]
-        wrong += request.input_tokens is not None and record.input_tokens != request.input_tokens
-        short += (record.output_tokens or 0) < (request.sampling.min_tokens or 0)
-    if tokenizer is None:
-        return TokenCheck(input_mismatches=wrong, short_answers=short)
-    return TokenCheck(
-        input_mismatches=wrong,
-        short_answers=short,
-        retokenized=sum(tokenizer.tokens(record.text) for record in answered),
-        counted=sum(record.output_tokens or 0 for record in answered),
-    )
-
-
-def _warnings(
-    metrics: dict[str, Summary], client: Client, tokens: TokenCheck, totals: ServerTotals | None
-) -> list[str]:
-    """What a reader of the numbers must know."""
-    found = []
-    failed = metrics["error_request_count"].avg
-    if failed:
-        asked = failed + metrics["request_count"].avg
-        found.append(f"{failed:.0f} of {asked:.0f} requests failed: the figures are those of the others")
-    late = metrics.get("send_lateness")
-    if late is not None and late.p99 is not None and late.p99 > _LATE_MS:
-        found.append(
-            f"the client fell behind: requests were sent up to {late.max:.0f} ms late "
-            f"(p99 {late.p99:.0f} ms); that is in the latencies"
-        )
-    if client.cpu_share > _BUSY_SHARE:
-        found.append(
-            f"the client was busy for {client.cpu_share:.0%} of the time: it may be the bottleneck itself"
-        )
-    if tokens.input_mismatches:
-        found.append(f"{tokens.input_mismatches} prompts had another length than the one aimed at")
-    if tokens.short_answers:
-        found.append(f"{tokens.short_answers} answers were shorter than asked for")
-    if tokens.retokenized is not None and tokens.counted:
-        apart = abs(tokens.retokenized - tokens.counted) / tokens.counted
-        if apart > _RETOKENIZED:
-            found.append(
-                f"the answers' text has {tokens.retokenized} tokens when it is encoded again, "
-                f"the server counted {tokens.counted}"
-            )
-    if totals is not None and not totals.agrees:
-        found.append(f"the server's metrics counted {totals.counted}, its answers say {totals.expected}")
-    return found
+async def _settled_totals(
+    metrics: ReadMetrics, before: dict[str, float], records: Sequence[RequestRecord]
+) -> ServerTotals:
+    """A server may count a request a moment after its last message."""
+    for _ in range(_SETTLE_READINGS):
+        totals = compare_totals(before, counters(await metrics()), records)
+        if totals.agrees:
+            break
+        await asyncio.sleep(_SETTLE_SECONDS / _SETTLE_READINGS)
+    return totals

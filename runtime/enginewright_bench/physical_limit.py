@@ -87,9 +87,12 @@ def read_limit(repository: Path, bandwidth: tuple[float, str] | None) -> Physica
         kv = float(plan["sizes"]["kv_bytes_per_token"])
         streams = int(plan["sizes"]["sequences"])
     except (OSError, ValueError, KeyError, TypeError):
-        return f"{repository}/manifest.json has no plan with step_bytes, kv_bytes_per_token and sequences"
+        return (
+            f"{repository}/manifest.json has no sizes of a decode step; for GPUs give --weight-bytes and "
+            "--kv-bytes, which `enginewright check` prints, and --memory-bandwidth"
+        )
     if bandwidth is None and manifest["target"] != "onnx":
-        return f"{repository} runs on GPUs: give --memory-bandwidth, of one of them times their number"
+        return f"the GPUs of {repository} are not known: give --memory-bandwidth, of all of them together"
     if bandwidth is None:
         try:
             speed = float(_load(repository / "report.json")["plan"]["machine"]["read_bandwidth"])

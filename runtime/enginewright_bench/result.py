@@ -36,12 +36,13 @@ class _Model(BaseModel):
 
 
 class Server(_Model):
-    """Who was asked. defaults: the sampling that the requests left to it."""
+    """Who was asked. parameters: what the model says of itself; `default.*` is the sampling that the requests
+    left to it."""
 
     address: str
     model: str
     max_seq_len: int | None
-    defaults: dict[str, Any]
+    parameters: dict[str, str]
 
 
 class Client(_Model):

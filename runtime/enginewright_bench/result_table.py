@@ -12,22 +12,20 @@ __all__ = ["COLUMNS", "limit_text", "result_rows", "search_text"]
 COLUMNS = (
     "load",
     "answered",
-    "failed",
-    "TTFT p50",
-    "p95",
-    "p99 ms",
-    "ITL p50",
-    "p95",
-    "p99 ms",
-    "latency p50",
-    "p99 ms",
+    "TTFT, ms",
+    "ITL, ms",
+    "latency, ms",
     "tokens/s",
     "a user",
-    "requests/s",
-    "goodput",
+    "req/s",
+    "good",
     "of limit",
     "decoding",
 )
+"""Latencies are p50/p95/p99, TTFT and ITL are the first token's and those between tokens; `write_report` says
+what each is."""
+_LATENCIES = ("time_to_first_token", "inter_token_latency", "request_latency")
+_PERCENTILES = ("p50", "p95", "p99")
 _NONE = "-"
 
 
@@ -37,27 +35,34 @@ def result_rows(points: Sequence[Point]) -> list[tuple[str, ...]]:
 
 
 def _row(point: Point) -> tuple[str, ...]:
-    metrics = point.metrics
-    limit = point.limit
+    metrics, limit = point.metrics, point.limit
+    answered, failed = metrics["request_count"].avg, metrics["error_request_count"].avg
     return (
         point.label,
-        f"{metrics['request_count'].avg:.0f}",
-        f"{metrics['error_request_count'].avg:.0f}",
-        *(_figure(metrics, "time_to_first_token", name) for name in ("p50", "p95", "p99")),
-        *(_figure(metrics, "inter_token_latency", name) for name in ("p50", "p95", "p99")),
-        *(_figure(metrics, "request_latency", name) for name in ("p50", "p99")),
-        _figure(metrics, "output_token_throughput", "avg"),
-        _figure(metrics, "output_token_throughput_per_user", "p50"),
-        _figure(metrics, "request_throughput", "avg"),
-        _figure(metrics, "goodput", "avg"),
-        _NONE if limit is None else f"{limit.share:.0%}",
-        _NONE if limit is None or limit.decode_share is None else f"{limit.decode_share:.0%}",
+        f"{answered:.0f} of {answered + failed:.0f}",
+        *(_figures(metrics, tag, _PERCENTILES) for tag in _LATENCIES),
+        _figures(metrics, "output_token_throughput", ("avg",)),
+        _figures(metrics, "output_token_throughput_per_user", ("p50",)),
+        _figures(metrics, "request_throughput", ("avg",)),
+        _share(metrics["good_request_fraction"].avg if "good_request_fraction" in metrics else None),
+        _share(limit.share if limit else None),
+        _share(limit.decode_share if limit else None),
     )
 
 
-def _figure(metrics: Mapping[str, Summary], tag: str, statistic: str) -> str:
-    value = getattr(metrics[tag], statistic) if tag in metrics else None
-    return _NONE if value is None else f"{value:.4g}"
+def _figures(metrics: Mapping[str, Summary], tag: str, statistics: Sequence[str]) -> str:
+    if tag not in metrics:
+        return _NONE
+    return "/".join(_number(getattr(metrics[tag], name)) for name in statistics)
+
+
+def _number(value: float) -> str:
+    """Three digits: 1234.5 -> "1234", 12.345 -> "12.3"."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _share(value: float | None) -> str:
+    return _NONE if value is None else f"{value:.0%}"
 
 
 def limit_text(result: BenchResult) -> str:

@@ -1,54 +1,30 @@
-"""Triton's own counters, read from its metrics port before and after a load."""
+"""The server's own counters before and after a load, beside what its answers said."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from urllib.error import URLError
-from urllib.request import urlopen
 
-from enginewright_errors import UsageError
+from enginewright_client import Metrics
 
 from enginewright_bench.record import RequestRecord
 from enginewright_bench.result import ServerTotals
 
-__all__ = ["compare_totals", "read_counters"]
+__all__ = ["compare_totals", "counters"]
 
-_TIMEOUT_SECONDS = 10.0
-_LINE = re.compile(r"(?P<name>\w+)(?:\{(?P<labels>[^}]*)\})? (?P<value>\S+)")
-_COUNTERS = {
-    ("nv_inference_request_success", 'model="llm"'): "triton_requests",
-    ("enginewright_requests_total", 'outcome="completed"'): "requests",
-    ("enginewright_tokens_total", 'kind="prompt"'): "input_tokens",
-    ("enginewright_tokens_total", 'kind="output"'): "output_tokens",
+# `llm` runs every request, whichever of the repository's models was asked.
+_COUNTERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "triton_requests": ("nv_inference_request_success", {"model": "llm"}),
+    "requests": ("enginewright_requests_total", {"outcome": "completed"}),
+    "input_tokens": ("enginewright_tokens_total", {"kind": "prompt"}),
+    "output_tokens": ("enginewright_tokens_total", {"kind": "output"}),
 }
 
 
-def read_counters(address: str) -> dict[str, float]:
-    """Requests, input and output tokens that the server at `address` ("host:port") has counted so far; what
-    it does not count is missing.
-
-    Raises UsageError when nothing answers there.
-    """
-    url = f"http://{address}/metrics"
-    try:
-        with urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
-            text = response.read().decode()
-    except (URLError, OSError, ValueError) as error:
-        raise UsageError(
-            f"--metrics: {url} does not answer: {error}",
-            code="no-metrics",
-            hint="give the address that `enginewright serve` prints, or leave it out",
-        ) from None
-    totals: dict[str, float] = {}
-    for line in text.splitlines():
-        match = _LINE.fullmatch(line)
-        if match is None:
-            continue
-        for (name, label), key in _COUNTERS.items():
-            if match["name"] == name and label in (match["labels"] or ""):
-                totals[key] = totals.get(key, 0.0) + float(match["value"])
-    return totals
+def counters(metrics: Metrics) -> dict[str, float]:
+    """Requests by Triton's count and by the front's, and tokens, since the server started; what a server does
+    not count is missing."""
+    found = {key: metrics.value(name, **labels) for key, (name, labels) in _COUNTERS.items()}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def compare_totals(
@@ -56,14 +32,20 @@ def compare_totals(
 ) -> ServerTotals:
     """What was counted between two readings, beside what the answers of `records` said.
 
-    A failed request may be counted by the server or not, so with failures they need not agree.
+    A failed request may be counted by the server or not, so with failures they need not agree. They do not
+    either when somebody else asks the same server.
     """
-    counted = {key: after[key] - before.get(key, 0.0) for key in sorted(after)}
     answered = [record for record in records if record.failure is None]
+    requests = float(len(answered))
     expected = {
-        "requests": float(len(answered)),
-        "triton_requests": float(len(answered)),
+        "triton_requests": requests,
+        "requests": requests,
         "input_tokens": float(sum(record.input_tokens or 0 for record in answered)),
         "output_tokens": float(sum(record.output_tokens or 0 for record in answered)),
     }
-    return ServerTotals(counted=counted, expected=expected, agrees=counted == expected)
+    counted = {key: value - before.get(key, 0.0) for key, value in after.items()}
+    return ServerTotals(
+        counted=counted,
+        expected={key: expected[key] for key in counted},
+        agrees=all(counted[key] == expected[key] for key in counted),
+    )

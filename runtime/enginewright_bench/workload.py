@@ -42,22 +42,30 @@ class Workload:
     ) -> list[BenchRequest]:
         """`count` requests; ids are `name-0`, `name-1`, ...
 
-        Each request has a generator of its own, so that a longer run begins with the same requests.
+        Each request has a generator of its own, so that a longer run begins with the same requests. Given
+        prompts come in an order that the seed shuffles, each once before any comes again: a server may keep
+        the KV cache of a prompt that it knows.
         """
+        order = np.random.default_rng(seed).permutation(len(self.given))
         requests = []
         for index in range(count):
             rng = np.random.default_rng([*seed, index])
-            requests.append(await self._request(writer, rng, index, f"{name}-{index}"))
+            given = self.given[order[index % len(order)]] if self.given else None
+            requests.append(await self._request(writer, rng, given, index, f"{name}-{index}"))
         return requests
 
     async def _request(
-        self, writer: PromptWriter, rng: np.random.Generator, index: int, request_id: str
+        self,
+        writer: PromptWriter,
+        rng: np.random.Generator,
+        given: GivenPrompt | None,
+        index: int,
+        request_id: str,
     ) -> BenchRequest:
         [outputs] = self.outputs.draw(rng, 1)
         prompt: Prompt
         inputs: int | None = None
-        if self.given:
-            given = self.given[int(rng.integers(len(self.given)))]
+        if given is not None:
             prompt, outputs = given.prompt, given.output_tokens or outputs
         else:
             [inputs] = self.inputs.draw(rng, 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from enginewright_bench.export_point import run_line
 from enginewright_bench.plots import PLOTS, draw_plots
+from enginewright_bench.published_speeds import SPEED_COLUMNS, SPEED_TITLE, speed_rows
 from enginewright_bench.result import BenchResult, read_result
 from enginewright_bench.result_table import COLUMNS, limit_text, result_rows, search_text
 
@@ -25,12 +26,16 @@ th:first-child, td:first-child { text-align: left } td.text { text-align: left; 
 figure { display: inline-block; margin: 0.5em 0; max-width: 100% } svg { max-width: 100%; height: auto }
 """
 _DEFINITIONS = (
+    (
+        "answered",
+        "requests with a complete answer, of those that were sent; latencies are p50/p95/p99 of them",
+    ),
     ("TTFT", "from the scheduled start of a request to the first message with text"),
     ("ITL", "(latency - TTFT) / (output tokens - 1), one value for each request"),
     ("latency", "from the scheduled start to the last message"),
-    ("tokens/s", "output tokens of the answered requests over the whole duration"),
-    ("a user", "1 / ITL, median"),
-    ("goodput", "requests a second that were within the service level"),
+    ("tokens/s", "output tokens of the answered requests over the whole duration, failures included"),
+    ("a user", "tokens a second, 1 / ITL, median"),
+    ("good", "the share of all requests that was within the service level"),
     ("of limit", "tokens/s of what memory bandwidth allows at the load's mean concurrency and context"),
     ("decoding", "the shortest possible step over the median ITL: the same without prefill and waiting"),
 )
@@ -66,6 +71,9 @@ def _page(result: BenchResult, plots: dict[str, str]) -> Iterable[str]:
     if result.search is not None:
         yield f"<p><b>{escape(search_text(result))}</b></p>"
     yield from _table(COLUMNS, result_rows(result.points))
+    if published := speed_rows(result.points):
+        yield f"<h2>{escape(SPEED_TITLE)}</h2>"
+        yield from _table(SPEED_COLUMNS, published)
     failures = [
         (point.label, cause.code, str(cause.count), cause.message)
         for point in result.points
@@ -96,6 +104,7 @@ def _token_section(result: BenchResult) -> Iterable[str]:
         encoded = "-" if tokens.retokenized is None else f"{tokens.retokenized} of {tokens.counted}"
         agreed = "-" if totals is None else ("yes" if totals.agrees else f"{totals.counted}")
         client = point.client.cpu_us_per_message
+        late = point.metrics.get("send_lateness")
         rows.append(
             (
                 point.label,
@@ -103,6 +112,7 @@ def _token_section(result: BenchResult) -> Iterable[str]:
                 str(tokens.short_answers),
                 encoded,
                 agreed,
+                "-" if late is None else f"{late.p99:.2f}",
                 f"{point.client.cpu_share:.0%}",
                 "-" if client is None else f"{client:.0f}",
             )
@@ -115,6 +125,7 @@ def _token_section(result: BenchResult) -> Iterable[str]:
             "short answers",
             "tokens encoded again",
             "server's counters agree",
+            "sent late, p99 ms",
             "client's share of a core",
             "its microseconds a message",
         ),

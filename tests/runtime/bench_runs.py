@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from enginewright_bench import Bench, BenchResult, LineView, Load, find_provenance
+from enginewright_bench.observer import Observer
 from enginewright_client import AsyncTritonClient, Retry
 from runtime.fake_triton import FakeTriton, serving
 
@@ -23,6 +24,7 @@ def with_bench(
     run: Callable[[Bench], Awaitable[BenchResult]],
     *,
     seed: int = 0,
+    observer: Observer | None = None,
     say: Callable[[str], None] = lambda text: None,
     **options: Any,
 ) -> BenchResult:
@@ -34,7 +36,7 @@ def with_bench(
                 client=client,
                 config=await client.model_config(),
                 folder=folder,
-                observer=LineView(say),
+                observer=observer or LineView(say),
                 provenance=find_provenance(seed, None),
                 limit=options.pop("limit", "not given"),
                 **options,

@@ -69,7 +69,7 @@ def test_totals_are_what_triton_itself_counted(swept: tuple[Path, list[dict[str,
         assert totals.counted["input_tokens"] == 24 * (6 + users)
         assert totals.counted["output_tokens"] == 8 * (6 + users)
         assert totals.agrees
-        # A model of random weights writes half characters, which encode to other tokens.
+        # Random weights write half characters, which are other tokens when they are encoded again.
         assert all("encoded again" in warning for warning in point.warnings)
 
 
@@ -131,6 +131,32 @@ def test_a_table_without_json(server: TritonServer, tmp_path: Path) -> None:
     assert text.splitlines()[-1] == "written to out"
 
 
+def test_ctrl_c_keeps_the_loads_that_are_complete(server: TritonServer, tmp_path: Path) -> None:
+    with Command(
+        tmp_path,
+        *("bench", "--server", server.grpc_address, "--concurrency", "1,2", "--requests", "100", *SMALL),
+        *("--out", "out"),
+    ) as command:
+        command.prints("concurrency-2: making")
+        command.interrupt()
+        assert command.code() == 130
+        assert "what was complete is kept" in command.errors()
+    kept = read_result(tmp_path / "out")
+    assert [point.label for point in kept.points] == ["concurrency-1"]
+    assert not kept.complete
+
+
+def test_a_server_that_answers_nothing_is_a_failure(server: TritonServer, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("word " * 3000)
+    code, lines, errors = bench(
+        tmp_path, "--server", server.grpc_address, "--prompts", "long.txt", "--requests", "2", "--out", "out"
+    )
+    assert code == 4
+    assert "no request was answered" in errors
+    assert lines[-1]["error"]["code"] == "nothing-answered"
+    assert read_result(tmp_path / "out").points[0].metrics["error_request_count"].avg == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -142,9 +168,10 @@ def test_a_table_without_json(server: TritonServer, tmp_path: Path) -> None:
         (("--slo", "speed:1s"), "'speed:1s' is no bound"),
         (("--input-tokens", "300"), "300 + 128 tokens are more than the server's context of 256"),
         (("--profile", "qwen-speed"), "1 + 2048 tokens are more than"),
+        (("--profile", "qwen-speed", "--chat"), "--profile qwen-speed has no place for --chat"),
+        (("--profile", "chat", "--input-tokens", "9"), "has no place for --input-tokens"),
         (("--weight-bytes", "1GB"), "--weight-bytes needs --memory-bandwidth"),
         (("--tokenizer", "absent"), "absent has no tokenizer.json"),
-        (("--metrics", "127.0.0.1:1", *SMALL), "does not answer"),
     ],
 )
 def test_what_cannot_be_right_is_one_line_and_exit_code_2(

@@ -152,7 +152,7 @@ def test_an_empty_file_or_none_is_named(tmp_path: Path) -> None:
 
 
 def test_a_limit_that_is_not_known_is_not_guessed(tmp_path: Path) -> None:
-    assert "has no plan" in str(read_limit(tmp_path, (1e9, "given")))
+    assert "has no sizes" in str(read_limit(tmp_path, (1e9, "given")))
     sizes = {"step_bytes": 90, "kv_bytes_per_token": 4, "sequences": 8}
     manifest = {"target": "onnx", "plan": {"sizes": sizes}}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
@@ -161,4 +161,4 @@ def test_a_limit_that_is_not_known_is_not_guessed(tmp_path: Path) -> None:
     assert not isinstance(limit, str)
     assert limit.step_seconds(2, 10) == (90 + 2 * 10 * 4) / 180
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "target": "tensorrt_llm"}))
-    assert "runs on GPUs" in str(read_limit(tmp_path, None))
+    assert "the GPUs of" in str(read_limit(tmp_path, None))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,18 +17,22 @@ import pytest
 from enginewright_bench import (
     BenchResult,
     Lengths,
+    LiveView,
     Load,
     PhysicalLimit,
     RateQuestion,
     ServiceLevel,
     Workload,
+    chat_workload,
     closed_loads,
     compare_runs,
     qwen_speed_loads,
     read_result,
     write_report,
 )
+from enginewright_bench.prompt_file import GivenPrompt
 from enginewright_errors import UsageError
+from rich.console import Console
 from runtime.bench_runs import run_loads, with_bench
 from runtime.fake_triton import FakeTriton
 
@@ -230,6 +237,42 @@ def test_qwens_table_is_run_as_far_as_the_context_allows() -> None:
         qwen_speed_loads(2048, None, None, None)
 
 
+def test_qwens_own_figures_are_beside_those_of_its_table(tmp_path: Path) -> None:
+    loads, _ = qwen_speed_loads(10_000, None, 1, 0)
+    run_loads(tmp_path / "out", FakeTriton(), loads)
+    page = write_report(tmp_path / "out").read_text()
+    for published in ("55.83", "51.92", "49.96"):
+        assert f"<td>{published}</td>" in page
+    assert "<td>35.66</td>" not in page  # input-30720 was not run
+
+
+def test_given_prompts_come_once_each_before_any_comes_again(tmp_path: Path) -> None:
+    fake = FakeTriton()
+    given = [GivenPrompt(f"prompt {number}", output_tokens=number + 1) for number in range(7)]
+    load = Load("x", Workload(outputs=Lengths(1), given=given), 14, 0, concurrency=1)
+    result = run_loads(tmp_path / "out", fake, [load])
+    texts = [inputs["text_input"][4:].decode() for inputs in fake.asked]
+    assert sorted(texts[:7]) == sorted(row.prompt for row in given)
+    assert texts[:7] == texts[7:] != sorted(texts[:7])
+    assert result.points[0].metrics["total_osl"].avg == 2 * sum(range(1, 8))
+
+
+def test_a_chats_prompts_are_messages_of_many_lengths(tmp_path: Path) -> None:
+    fake = FakeTriton(context=600)
+    chat = chat_workload(Workload(outputs=Lengths(1), context=600))
+    result = run_loads(tmp_path / "out", fake, closed_loads(chat, [4], 30, 0))
+    assert all("messages" in inputs for inputs in fake.asked)
+    lengths = result.points[0].metrics["output_sequence_length"]
+    assert lengths.std is not None
+    assert lengths.std > 100
+    assert result.points[0].metrics["error_request_count"].avg == 0
+
+
+def test_the_same_load_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="the same load twice: concurrency-2, concurrency-2"):
+        run_loads(tmp_path / "out", FakeTriton(), closed_loads(workload(), [2, 2], 1, 0))
+
+
 def test_a_folder_with_files_is_not_written_over(run: tuple[BenchResult, Path]) -> None:
     with pytest.raises(UsageError, match="is not empty"):
         run_loads(run[1], FakeTriton(), [Load("x", workload(), 1, 0, concurrency=1)])
@@ -242,3 +285,27 @@ def test_lines_tell_what_goes_on(tmp_path: Path) -> None:
     assert lines[0] == "x: making 6 prompts"
     assert lines[1].startswith("x: 4 answered, 1 failed (1 queue-full), ")
     assert lines[2] == "x: warning: 1 of 5 requests failed: the figures are those of the others"
+
+
+def test_a_terminal_shows_a_bar_that_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(LiveView, "interval", 0.0)
+    with LiveView(Console(file=screen, force_terminal=True, width=120, highlight=False)) as view:
+        run_loads(tmp_path / "out", FakeTriton(), [Load("x", workload(), 5, 1, concurrency=1)], observer=view)
+    text = screen.getvalue()
+    assert "x: 0/1 warm-up" in text
+    assert "x: 5/5 done" in text
+    assert "TTFT p50" in text
+    assert "x: 5 answered" in text
+
+
+def test_the_benchmark_knows_the_wire_alone() -> None:
+    code = """if True:
+        import sys
+        import enginewright_bench
+        print(*{name.partition(".")[0] for name in sys.modules})
+    """
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ours = {name for name in loaded.stdout.split() if name.startswith("enginewright")}
+    assert ours == {"enginewright_bench", "enginewright_client", "enginewright_errors"}
+    assert not {"matplotlib", "tokenizers", "torch", "rich"} & set(loaded.stdout.split())

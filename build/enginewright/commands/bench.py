@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from enginewright_errors import StageFailed
 
 from enginewright.commands import options
 from enginewright.commands.bench_options import BenchFlags, LengthShape, ProfileName
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["bench_app"]
 
+
+_LEGEND = "latencies are p50/p95/p99; a user: median; of limit, decoding: share of what the memory allows"
 
 bench_app = typer.Typer(rich_markup_mode=None)
 
@@ -46,7 +49,11 @@ def bench(
         bool, typer.Option("--search-rate", help="Find the highest rate that keeps --slo.")
     ] = False,
     profile: Annotated[
-        ProfileName | None, typer.Option("--profile", help="A ready-made load: qwen-speed or chat.")
+        ProfileName | None,
+        typer.Option(
+            "--profile",
+            help="qwen-speed: Qwen's table, 1 to 129024 tokens in, 2048 out. chat: messages, many lengths.",
+        ),
     ] = None,
     requests: Annotated[int | None, typer.Option("--requests", min=1, help="Requests of each load.")] = None,
     warmup: Annotated[
@@ -130,6 +137,7 @@ def bench(
         with _view(reporter, json_lines) as view:
             result = asyncio.run(_measure(flags, folder, view))
         _write_report(folder, reporter)
+        _require_answers(result, folder)
         _show(result, folder, reporter)
 
 
@@ -166,7 +174,9 @@ async def _measure(flags: BenchFlags, folder: Path, view: LineView) -> BenchResu
     from enginewright_client import AsyncTritonClient, Retry
 
     # A request that is repeated quietly would be measured as a slow one.
-    async with AsyncTritonClient(flags.server, model=flags.model, retry=Retry(attempts=1)) as client:
+    async with AsyncTritonClient(
+        flags.server, model=flags.model, retry=Retry(attempts=1), metrics_address=flags.metrics
+    ) as client:
         config = await client.model_config()
         level = flags.service_level()
         tokenizer = flags.tokenizer or flags.repository
@@ -179,9 +189,8 @@ async def _measure(flags: BenchFlags, folder: Path, view: LineView) -> BenchResu
             limit=flags.limit(),
             level=level,
             tokenizer=LocalTokenizer(tokenizer) if tokenizer else None,
-            metrics_address=flags.metrics,
+            compares_totals=flags.metrics is not None,
             timeout=flags.timeout,
-            chat=flags.chat or flags.profile == "chat",
             settings=flags.as_json(),
         )
         return await _run(bench, flags)
@@ -224,12 +233,33 @@ def _write_report(folder: Path, reporter: Reporter) -> None:
         )
 
 
-def _show(result: BenchResult, folder: Path, reporter: Reporter) -> None:
-    from enginewright_bench import COLUMNS, limit_text, result_rows, search_text
+def _require_answers(result: BenchResult, folder: Path) -> None:
+    """Raises StageFailed if no request of any load was answered."""
+    if not any(point.metrics["request_count"].avg for point in result.points):
+        [cause, *_] = result.points[0].failures
+        raise StageFailed(
+            f"no request was answered: {cause.message} [{cause.code}]",
+            code="nothing-answered",
+            hint=f"the failures are in {folder}; see the server's log",
+        )
 
-    texts = [_table([COLUMNS, *result_rows(result.points)]), limit_text(result)]
+
+def _show(result: BenchResult, folder: Path, reporter: Reporter) -> None:
+    from enginewright_bench import (
+        COLUMNS,
+        SPEED_COLUMNS,
+        SPEED_TITLE,
+        limit_text,
+        result_rows,
+        search_text,
+        speed_rows,
+    )
+
+    texts = [_table([COLUMNS, *result_rows(result.points)]), _LEGEND, limit_text(result)]
     if result.search is not None:
         texts.append(search_text(result))
+    if published := speed_rows(result.points):
+        texts += [SPEED_TITLE, _table([SPEED_COLUMNS, *published])]
     texts.append(f"written to {folder}")
     reporter.result("\n".join(texts), {"ok": True, "folder": str(folder), **result.model_dump(mode="json")})
 

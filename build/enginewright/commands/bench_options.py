@@ -27,6 +27,14 @@ LengthShape = Literal["normal", "lognormal"]
 _CONCURRENCY = "1,2,4,8"
 _INPUT_TOKENS, _OUTPUT_TOKENS = 512, 128
 _FIRST_RATE = 1.0
+_DEVIATIONS = ("input_tokens_std", "output_tokens_std")
+_SET_BY_PROFILE = {
+    "qwen-speed": (
+        *("concurrency", "request_rate", "search_rate", "input_tokens", *_DEVIATIONS),
+        *("prompts", "chat", "natural_end"),
+    ),
+    "chat": ("input_tokens", "output_tokens", *_DEVIATIONS),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +89,7 @@ class BenchFlags:
         """
         from enginewright_bench import closed_loads, open_loads, qwen_speed_loads
 
+        self._check_profile()
         if self.concurrency is not None and self.request_rate is not None:
             raise _wrong("--concurrency and --request-rate exclude each other", "run one after the other")
         if self.profile == "qwen-speed":
@@ -97,8 +106,9 @@ class BenchFlags:
 
         if self.slo is None:
             raise _wrong("--search-rate needs a service level", "give --slo ttft:500ms,itl:50ms")
-        if self.concurrency is not None or self.profile == "qwen-speed":
-            raise _wrong("--search-rate is an open loop", "leave out --concurrency and --profile qwen-speed")
+        self._check_profile()
+        if self.concurrency is not None:
+            raise _wrong("--search-rate is an open loop", "leave out --concurrency")
         start = _FIRST_RATE
         if self.request_rate is not None:
             [start, *_] = _numbers("--request-rate", self.request_rate, float)
@@ -118,7 +128,7 @@ class BenchFlags:
             )
             return PhysicalLimit(weights, kv, bandwidth, None, "given on the command line")
         if self.repository is None:
-            return "give --repository, or --weight-bytes, --kv-bytes and --memory-bandwidth"
+            return "give --repository; for GPUs --weight-bytes, --kv-bytes and --memory-bandwidth"
         if bandwidth is not None:
             return read_limit(self.repository, (bandwidth, "given on the command line"))
         return read_limit(self.repository, self._measured_bandwidth())
@@ -130,6 +140,12 @@ class BenchFlags:
         from enginewright.machine import probe_machine
 
         return probe_machine().read_bandwidth, "of this machine's memory, measured before the run"
+
+    def _check_profile(self) -> None:
+        for name in _SET_BY_PROFILE.get(self.profile or "", ()):
+            if getattr(self, name):
+                option = f"--{name.replace('_', '-')}"
+                raise _wrong(f"--profile {self.profile} has no place for {option}", "leave one of them out")
 
     def _workload(self, context: int | None) -> Workload:
         from enginewright_bench import Lengths, Workload, chat_workload, read_prompts
