@@ -13,14 +13,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 
 _FORMATS = ("fp8", "int4_awq")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0: measured, or there is nothing to measure with. 2: a package is missing. Else as `enginewright`."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     reason = _why_not(options.device)
     if reason is not None:
         print(f"nothing measured: {reason}")
@@ -45,17 +45,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="measure.py", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--layers", type=int, help="decoder layers [as many as fit]")
-    parser.add_argument("--formats", nargs="+", choices=_FORMATS, default=_FORMATS)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what calibrates")
-    parser.add_argument("--shape", choices=("qwq-32b", "small"), default="qwq-32b", help="small is for tests")
-    parser.add_argument("--work", type=Path, help="folder for the checkpoints [the system's temporary one]")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """Its arguments, which `make gpu` takes in GPU_ARGS."""
+    flags = argparse.ArgumentParser(prog="measure.py", description=(__doc__ or "").partition("\n")[0])
+    flags.add_argument("--layers", type=int, help="decoder layers [as many as fit]")
+    flags.add_argument("--formats", nargs="+", choices=_FORMATS, default=_FORMATS)
+    flags.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what calibrates")
+    flags.add_argument("--shape", choices=("qwq-32b", "small"), default="qwq-32b", help="small is for tests")
+    flags.add_argument("--work", type=Path, help="folder for the checkpoints [the system's temporary one]")
+    flags.add_argument(
         "--results", type=Path, default=Path(__file__).with_name("results"), help="folder of the JSON file"
     )
-    return parser
+    return flags
 
 
 def _why_not(device: str) -> str | None:

@@ -20,7 +20,7 @@ from enginewright.reference_logits import ReferenceSequence, reference_logits
 from enginewright.torch_session import torch_session
 from enginewright_front.prompt import read_tokenizer
 
-__all__ = ["Score", "main", "score_answer"]
+__all__ = ["Score", "main", "parser", "score_answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,16 @@ def score_answer(checkpoint: Path, prompt: str, answer: str) -> Score:
     )
 
 
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    flags.add_argument("checkpoint", type=Path)
+    flags.add_argument("--prompt", required=True)
+    flags.add_argument("--answer", type=Path, required=True)
+    return flags
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--prompt", required=True)
-    parser.add_argument("--answer", type=Path, required=True)
-    options = parser.parse_args(arguments)
+    options = parser().parse_args(arguments)
     last = json.loads(options.answer.read_text(encoding="utf-8").splitlines()[-1])
     score = score_answer(options.checkpoint, options.prompt, last["text"])
     other = "none" if score.first_other is None else f"token {score.first_other}"
