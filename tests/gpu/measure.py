@@ -26,29 +26,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"nothing measured: {reason}")
         return 0
     try:
-        from enginewright_errors import EnginewrightError
-        from gpu.model_run import measure_model
+        return _measure(options)
     except ModuleNotFoundError as error:
         return _fail(f"{sys.executable} has no package {error.name}", "pip install 'enginewright[build]'", 2)
-    try:
-        with tempfile.TemporaryDirectory(prefix="enginewright-gpu-", dir=options.work) as work:
-            measure_model(
-                options.shape,
-                layers=options.layers,
-                formats=options.formats,
-                device=options.device,
-                work=Path(work),
-                results=options.results,
-            )
-    except EnginewrightError as error:
-        return _fail(error.message, error.hint, error.exit_code)
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:
     """Its arguments, which `make gpu` takes in GPU_ARGS."""
     flags = argparse.ArgumentParser(prog="measure.py", description=(__doc__ or "").partition("\n")[0])
-    flags.add_argument("--layers", type=int, help="decoder layers [as many as fit]")
+    flags.add_argument(
+        "--layers", type=int, choices=range(1, 65), metavar="N", help="decoder layers, 1 to 64 [what fits]"
+    )
     flags.add_argument("--formats", nargs="+", choices=_FORMATS, default=_FORMATS)
     flags.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what calibrates")
     flags.add_argument("--shape", choices=("qwq-32b", "small"), default="qwq-32b", help="small is for tests")
@@ -69,6 +57,25 @@ def _why_not(device: str) -> str | None:
         return None
     built = "without CUDA" if torch.version.cuda is None else f"for CUDA {torch.version.cuda}"
     return f"no CUDA device: torch {torch.__version__}, built {built}, in {sys.executable}"
+
+
+def _measure(options: argparse.Namespace) -> int:
+    from enginewright_errors import EnginewrightError
+    from gpu.model_run import measure_model
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="enginewright-gpu-", dir=options.work) as work:
+            measure_model(
+                options.shape,
+                layers=options.layers,
+                formats=options.formats,
+                device=options.device,
+                work=Path(work),
+                results=options.results,
+            )
+    except EnginewrightError as error:
+        return _fail(error.message, error.hint, error.exit_code)
+    return 0
 
 
 def _fail(message: str, hint: str, code: int) -> int:

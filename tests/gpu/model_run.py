@@ -38,6 +38,7 @@ def measure_model(
     shape_name: of `SHAPES`. layers: None takes as many as fit. work: an empty folder for the checkpoints.
     Raises DoesNotFit where not even one layer fits, and what the stages raise.
     """
+    kernels = load_modelopt(device)
     shape, machine = SHAPES[shape_name], describe_machine(device)
     gpu = lookup_gpu(machine["device"]) or find_gpu(_REFERENCE_GPU)
     dims, calibration = read_dims(shape.config), shape.calibration
@@ -45,8 +46,8 @@ def measure_model(
     room = find_room(work, device)
     bounds = layer_bounds(room, formats, dims, gpu, tokens)
     print(f"{machine['device']}, beside the plan for {gpu.name}; layers that fit: {_listed(bounds)}")
-    layers = layers or min(bounds.values())
-    if not layers:
+    layers = min(bounds.values()) if layers is None else layers
+    if layers == 0:
         raise DoesNotFit(
             f"not one layer fits: {_listed(bounds)}",
             code="layer-does-not-fit",
@@ -60,7 +61,7 @@ def measure_model(
         "planned_for": gpu.name,
         "model": {"shape": shape_name, "layers": layers, "layers_that_fit": bounds, "source_bytes": size},
         "calibration_tokens": tokens,
-        "modelopt_kernels": load_modelopt(device),
+        "modelopt_kernels": kernels,
     }
     file = results / f"{date.today().isoformat()}-{re.sub(r'[^A-Za-z0-9]+', '-', machine['device'])}.json"
     runs: list[StageRun] = []

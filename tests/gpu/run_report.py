@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from enginewright_trtllm.figures import duration, gigabytes
+from enginewright.units import format_seconds
+from enginewright_trtllm.figures import gigabytes
 from gpu.stage_runs import StageRun
 
 __all__ = ["TABLE_HEAD", "describe_machine", "table_row", "write_results"]
@@ -42,7 +43,7 @@ def table_row(run: StageRun) -> str:
     """One line of the table under TABLE_HEAD."""
     measured, planned = run.measured, run.planned
     pairs = (
-        f"{duration(measured.seconds)} ({duration(planned.seconds)})",
+        f"{format_seconds(measured.seconds)} ({format_seconds(planned.seconds)})",
         f"{_size(measured.host_bytes)} ({gigabytes(planned.host_bytes)})",
         f"{_size(measured.device_bytes)} ({gigabytes(planned.device_bytes)})",
         f"{_size(measured.disk_bytes)} ({gigabytes(planned.disk_bytes)})",

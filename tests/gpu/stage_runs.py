@@ -90,7 +90,7 @@ def run_stages(
         options = QuantizationRecipe(format=model_format, calibration=calibration)
         quantized = work / model_format
         summary, usage = _measure(
-            partial(quantize, checkpoint, quantized, options, device=device), device, quantized
+            partial(quantize, checkpoint, quantized, options, use_gpu=device == "cuda"), device, quantized
         )
         planned = planned_costs(model_format, 1, dims, gpu, tokens)
         yield StageRun(model_format, "quantize", usage, planned["quantize"], summary.worst_error)

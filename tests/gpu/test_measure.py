@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,16 @@ def test_without_a_gpu_it_says_why_and_ends_cleanly(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert main([]) == 0
     assert f"nothing measured: no CUDA device: torch {torch.__version__}" in capsys.readouterr().out
+
+
+def test_a_missing_package_is_named_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "modelopt.torch.export", None)
+    code = main(["--device", "cpu", "--work", str(tmp_path), "--results", str(tmp_path / "results")])
+    assert code == 2
+    assert "has no package modelopt" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_not_one_layer_fits_it_is_said_before_anything_is_written(
