@@ -52,7 +52,7 @@ SHAPES = {
             "head_dim": 64,
             "vocab_size": 512,
         },
-        CalibrationRecipe(samples=4, length=64),
+        CalibrationRecipe(samples=1, length=64),
     ),
 }
 
