@@ -196,9 +196,14 @@ def _highest_token(tokenizer: Mapping[str, Any]) -> int | None:
     """The highest token id of a tokenizer.json, whose model.vocab is a map, or in Unigram a list."""
     model = tokenizer.get("model")
     vocab = model.get("vocab") if isinstance(model, dict) else None
-    ids: list[Any] = list(vocab.values()) if isinstance(vocab, dict) else list(range(len(vocab or [])))
-    added = tokenizer.get("added_tokens") or []
-    ids += [token.get("id") for token in added if isinstance(token, dict)]
+    ids: list[Any] = []
+    if isinstance(vocab, dict):
+        ids += vocab.values()
+    elif isinstance(vocab, list):
+        ids += range(len(vocab))
+    added = tokenizer.get("added_tokens")
+    if isinstance(added, list):
+        ids += [token.get("id") for token in added if isinstance(token, dict)]
     numbers = [value for value in ids if type(value) is int]
     return max(numbers) if numbers else None
 

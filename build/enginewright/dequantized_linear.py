@@ -17,7 +17,7 @@ import numpy as np
 from enginewright_errors import CheckpointError
 from numpy.typing import NDArray
 
-from enginewright.tensor_reader import TensorReader
+from enginewright.tensor_reader import TensorReader, row_blocks
 
 __all__ = ["DequantizedLinear", "dequantize_linear"]
 
@@ -26,19 +26,43 @@ _KINDS = {"U8": "int4", "F8_E4M3": "fp8", "I8": "int8"}
 
 @dataclass(frozen=True, slots=True)
 class DequantizedLinear:
-    """y = weight @ (pre_quant_scale * x): `weight` float32 [out, in], `pre_quant_scale` [in] or None.
+    """y = weight @ (pre_quant_scale * x): weight float32 [out, in], `pre_quant_scale` [in] or None.
 
-    `kind`: int4, fp8, int8 or float.
+    The weight is read when it is asked for. `kind`: int4, fp8, int8 or float. `scale`: [1 or out, 1], for
+    int4 [out, groups]; None for float.
     """
 
+    name: str
     kind: str
-    weight: NDArray[np.float32]
+    shape: tuple[int, int]
+    scale: NDArray[np.float32] | None
     pre_quant_scale: NDArray[np.float32] | None
+    reader: TensorReader
+
+    def rows(self, rows: slice) -> NDArray[np.float32]:
+        """`rows` of the weight; for int4, whose rows are stored in pairs, start and stop are even."""
+        if self.scale is None:
+            return self.reader.float32(f"{self.name}.weight", rows)
+        scale = self.scale if len(self.scale) == 1 else self.scale[rows]
+        if self.kind != "int4":
+            weight = self.reader.float32(f"{self.name}.weight", rows)
+            weight *= scale
+            return weight
+        packed = self.reader.raw(f"{self.name}.weight", slice(rows.start // 2, rows.stop // 2))
+        weight = _unpack_nibbles(packed)
+        groups = weight.reshape(*scale.shape, -1)
+        groups *= scale[:, :, None]
+        return weight
 
     @property
     def effective(self) -> NDArray[np.float32]:
         """The weight of the plain linear that computes the same, [out, in]."""
-        return self.weight if self.pre_quant_scale is None else self.weight * self.pre_quant_scale
+        weight = np.empty(self.shape, np.float32)
+        for rows in row_blocks(self.shape):
+            weight[rows] = self.rows(rows)
+            if self.pre_quant_scale is not None:
+                weight[rows] *= self.pre_quant_scale
+        return weight
 
 
 def dequantize_linear(reader: TensorReader, name: str) -> DequantizedLinear:
@@ -49,29 +73,36 @@ def dequantize_linear(reader: TensorReader, name: str) -> DequantizedLinear:
     """
     kind = _KINDS.get(reader.dtype(f"{name}.weight"), "float")
     if kind == "float":
-        return DequantizedLinear(kind, reader.float32(f"{name}.weight"), None)
+        return DequantizedLinear(name, kind, _shape(reader, name), None, None, reader)
     scale = _positive(reader, f"{name}.weight_scale")
     if f"{name}.input_scale" in reader:
         _positive(reader, f"{name}.input_scale")
+    rows, columns = _shape(reader, name)
     if kind == "int4":
-        weight = _unpack_nibbles(reader.raw(f"{name}.weight")).astype(np.float32)
-        groups = scale.shape[1] if scale.ndim == 2 else 0
-        if scale.shape[:1] != weight.shape[:1] or not groups or weight.shape[1] % groups:
-            raise _bad(f"{name}.weight_scale", f"has the shape {scale.shape} for weights {weight.shape}")
-        weight *= np.repeat(scale, weight.shape[1] // groups, axis=1)
+        rows *= 2
+        fits = scale.ndim == 2 and len(scale) == rows and scale.size > 0 and columns % scale.shape[1] == 0
     else:
-        weight = reader.float32(f"{name}.weight")
-        if scale.size not in (1, weight.shape[0]):
-            raise _bad(f"{name}.weight_scale", f"has the shape {scale.shape} for weights {weight.shape}")
-        weight *= scale.reshape(-1, 1)
+        fits = scale.size in (1, rows)
+    if not fits:
+        raise _bad(f"{name}.weight_scale", f"has the shape {scale.shape} for weights {(rows, columns)}")
+    if kind != "int4":
+        scale = scale.reshape(-1, 1)
     smoothing = f"{name}.pre_quant_scale"
-    return DequantizedLinear(kind, weight, _positive(reader, smoothing) if smoothing in reader else None)
+    pre_quant_scale = _positive(reader, smoothing) if smoothing in reader else None
+    return DequantizedLinear(name, kind, (rows, columns), scale, pre_quant_scale, reader)
 
 
-def _unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """uint8 [out/2, in] -> int8 [out, in] in -8..7."""
+def _shape(reader: TensorReader, name: str) -> tuple[int, int]:
+    shape = reader.shape(f"{name}.weight")
+    if len(shape) != 2:
+        raise _bad(f"{name}.weight", f"has the shape {shape}, which is not a matrix's")
+    return shape[0], shape[1]
+
+
+def _unpack_nibbles(packed: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """uint8 [out/2, in] -> float32 [out, in] in -8..7."""
     rows, columns = packed.shape
-    values = np.empty((rows, 2, columns), np.int8)
+    values = np.empty((rows, 2, columns), np.float32)
     # Shifting left and back as int8 extends the sign of a nibble.
     values[:, 0] = (packed << 4).view(np.int8) >> 4
     values[:, 1] = packed.view(np.int8) >> 4

@@ -16,8 +16,8 @@ from enginewright_errors import StageFailed
 from numpy.typing import NDArray
 
 from enginewright.checkpoint import Checkpoint
-from enginewright.dequantized_linear import dequantize_linear
-from enginewright.tensor_reader import TensorReader
+from enginewright.dequantized_linear import DequantizedLinear, dequantize_linear
+from enginewright.tensor_reader import TensorReader, row_blocks
 from enginewright.weight_files import find_weight_files
 
 __all__ = ["ExportCheck", "check_export"]
@@ -89,7 +89,11 @@ def _check_untouched(before: TensorReader, after: TensorReader, name: str) -> No
         raise _failed(f"{name} is missing from the export")
     if after.dtype(name) not in ("F32", "F16", "BF16"):
         raise _failed(f"{name} was quantized to {after.dtype(name)}; it has to stay in floating point")
-    if not np.array_equal(before.float32(name), after.float32(name)):
+    same = before.shape(name) == after.shape(name) and all(
+        np.array_equal(before.float32(name, rows), after.float32(name, rows))
+        for rows in row_blocks(before.shape(name))
+    )
+    if not same:
         raise _failed(f"{name} is not the source's")
 
 
@@ -107,23 +111,39 @@ def _linear_error(
 ) -> float:
     if f"{name}.weight" not in after:
         raise _failed(f"{name}.weight is missing from the export")
-    linear, original = dequantize_linear(after, name), before.float32(f"{name}.weight")
+    linear, shape = dequantize_linear(after, name), before.shape(f"{name}.weight")
     if linear.kind != kind:
         raise _failed(f"{name} is {linear.kind}, not {kind}")
-    if linear.weight.shape != original.shape:
-        raise _failed(f"{name} has the shape {linear.weight.shape}, not {original.shape}")
-    smoothing = np.ones(original.shape[1], np.float32) if ratio is None else ratio
+    if linear.shape != shape:
+        raise _failed(f"{name} has the shape {linear.shape}, not {shape}")
+    smoothing = np.ones(shape[1], np.float32) if ratio is None else ratio
     if linear.pre_quant_scale is not None:
         smoothing = smoothing * linear.pre_quant_scale
-    live = np.isfinite(smoothing) & (smoothing != 0)
-    weight, original = linear.weight[:, live], original[:, live] / smoothing[live]
-    difference, norm = float(np.linalg.norm(weight - original)), float(np.linalg.norm(original))
+    difference, norm = _norms(before, linear, smoothing)
     error = difference / norm if norm else difference
     if not error <= _BOUND[kind]:
         raise _failed(
             f"{name} differs from the source's by {error:.3g} of its norm; {kind} may by {_BOUND[kind]}"
         )
     return error
+
+
+def _norms(
+    before: TensorReader, linear: DequantizedLinear, smoothing: NDArray[np.float32]
+) -> tuple[float, float]:
+    """Frobenius norms over the live channels: of the linear less the smoothed source, and of the latter."""
+    live = np.isfinite(smoothing) & (smoothing != 0)
+    factors = np.divide(1, smoothing, out=np.zeros_like(smoothing), where=live)
+    difference = norm = 0.0
+    for rows in row_blocks(linear.shape):
+        smoothed, rounded = before.float32(f"{linear.name}.weight", rows), linear.rows(rows)
+        smoothed *= factors
+        if not live.all():
+            rounded *= live
+        rounded -= smoothed
+        difference += float(np.vdot(rounded, rounded))
+        norm += float(np.vdot(smoothed, smoothed))
+    return difference**0.5, norm**0.5
 
 
 def _failed(problem: str) -> StageFailed:

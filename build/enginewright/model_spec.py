@@ -21,6 +21,20 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 # Far above any model of these families, far below what would make arithmetic on sizes meaningless.
 MAX_WIDTH = 1 << 20
 MAX_LAYERS = 1024
+MAX_POSITIONS = 1 << 24
+# What each number of a scaled rope may be; outside of it lie slips, and tables of zeros and infinities.
+_SCALING_BOUNDS: Mapping[str, tuple[float, float]] = {
+    "factor": (1, 1024),
+    "original_max_position_embeddings": (1, MAX_POSITIONS),
+    "low_freq_factor": (1e-3, 1e3),
+    "high_freq_factor": (1e-3, 1e3),
+    "beta_fast": (1e-3, 1e3),
+    "beta_slow": (1e-3, 1e3),
+    "attention_factor": (1e-3, 1e3),
+    "mscale": (1e-3, 1e3),
+    "mscale_all_dim": (1e-3, 1e3),
+}
+_NEEDED_BY_LLAMA3 = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +97,7 @@ def read_model_spec(config: Mapping[str, Any]) -> ModelSpec:
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         vocab_size=_size(config, "vocab_size"),
-        max_position_embeddings=_size(config, "max_position_embeddings", limit=1 << 24),
+        max_position_embeddings=_size(config, "max_position_embeddings", limit=MAX_POSITIONS),
         rms_norm_eps=float(eps),
         tie_word_embeddings=tied,
         rope=_rope(config),
@@ -124,7 +138,7 @@ def _architecture(config: Mapping[str, Any]) -> str:
         )
     model_type = config.get("model_type", architecture)
     if model_type != architecture:
-        raise _field("model_type", model_type, f"{architecture!r}, to match architectures = {named}")
+        raise _field("model_type", model_type, f"{architecture!r}, to match architectures = {_short(named)}")
     return architecture
 
 
@@ -138,8 +152,8 @@ def _refuse_variants(config: Mapping[str, Any], architecture: str) -> None:
             raise _field(name, config[name], "false: these biases are not in any released Llama")
     if _slides(config):
         raise CheckpointError(
-            f"config.json: sliding_window = {config.get('sliding_window')!r} is in use, and sliding-window "
-            "attention is not supported",
+            f"config.json: sliding_window = {_short(config.get('sliding_window'))} is in use,"
+            " and sliding-window attention is not supported",
             code="sliding-window",
             hint="set use_sliding_window to false if the model is to attend to its whole context",
         )
@@ -164,7 +178,10 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if not isinstance(value, Mapping):
             raise _field(name, value, "an object")
-        rope |= {("rope_type" if key == "type" else key): item for key, item in value.items()}
+        for key, item in value.items():
+            field = "rope_type" if key == "type" else key
+            if item is not None and rope.setdefault(field, item) != item:
+                raise _field(f"{name}.{key}", item, f"{_short(rope[field])}, as in another place")
     rope.setdefault("rope_type", "default")
     theta = config.get("rope_theta")
     if theta is None:
@@ -172,16 +189,31 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     if not _is_number(theta) or not 1 < theta < 1e12:
         raise _field("rope_theta", theta, "a number above 1")
     if rope.setdefault("rope_theta", theta) != theta:
-        raise _field("rope_theta", theta, f"rope_parameters.rope_theta = {rope['rope_theta']}: one is wrong")
+        raise _field(
+            "rope_theta", theta, f"rope_parameters.rope_theta = {_short(rope['rope_theta'])}: one is wrong"
+        )
     if rope["rope_type"] not in ROPE_TYPES:
         raise _field("rope_parameters.rope_type", rope["rope_type"], f"one of {', '.join(ROPE_TYPES)}")
     if rope["rope_type"] != "default":
-        factor = rope.get("factor")
-        if not _is_number(factor) or not 1 <= factor <= 1024:
-            raise _field("rope_parameters.factor", factor, "a number from 1 to 1024")
+        _check_scaling(rope)
     if config.get("partial_rotary_factor", 1.0) != 1.0 or rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise _field("partial_rotary_factor", config.get("partial_rotary_factor"), "1.0")
     return {**rope, "rope_theta": float(theta)}
+
+
+def _check_scaling(rope: Mapping[str, Any]) -> None:
+    needed = ("factor", *_NEEDED_BY_LLAMA3) if rope["rope_type"] == "llama3" else ("factor",)
+    for name, (lowest, highest) in _SCALING_BOUNDS.items():
+        value = rope.get(name)
+        if value is None and name not in needed:
+            continue
+        if not _is_number(value) or not lowest <= value <= highest:
+            raise _field(f"rope_parameters.{name}", value, f"a number from {lowest:g} to {highest:g}")
+    if rope["rope_type"] == "llama3" and not rope["low_freq_factor"] < rope["high_freq_factor"]:
+        raise _field("rope_parameters.low_freq_factor", rope["low_freq_factor"], "less than high_freq_factor")
+    positions = rope.get("original_max_position_embeddings")
+    if positions is not None and positions != int(positions):
+        raise _field("rope_parameters.original_max_position_embeddings", positions, "a whole number")
 
 
 def _size(config: Mapping[str, Any], name: str, *, default: int | None = None, limit: int = MAX_WIDTH) -> int:

@@ -24,6 +24,8 @@ UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".pkl", ".ckpt", ".gguf", ".h5", ".msg
 
 # 32B models have some 800 names; the bound is on what is parsed before anything is believed.
 MAX_INDEX_BYTES = 64 << 20
+# Of a file name, on every file system in use.
+MAX_NAME_BYTES = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,12 @@ def _shard(folder: Path, name: str) -> Path:
             f"{INDEX}: the shard {reprlib.repr(name)} is not a .safetensors file",
             code="weights-not-safetensors",
             hint=_SAVE_AGAIN,
+        )
+    if len(name.encode(errors="replace")) > MAX_NAME_BYTES:
+        raise CheckpointError(
+            f"{INDEX}: the shard name {reprlib.repr(name)} is longer than a file's may be",
+            code="shard-index",
+            hint="download the index again",
         )
     path = folder / name
     require_inside(folder, path)

@@ -14,6 +14,9 @@ from enginewright_onnx.rope_spec import RopeSpec, read_rope_spec
 
 __all__ = ["ModelSpec", "read_model_spec"]
 
+# Far above any model of these families, far below what would make arithmetic on sizes meaningless.
+_MAX_COUNT = 1 << 24
+_MAX_LAYERS = 1024
 _ARCHITECTURES = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
 
 
@@ -84,7 +87,7 @@ def read_model_spec(folder: Path) -> ModelSpec:
     return ModelSpec(
         architecture=architecture,
         hidden_size=hidden,
-        num_layers=_count(config, "num_hidden_layers"),
+        num_layers=_count(config, "num_hidden_layers", maximum=_MAX_LAYERS),
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
@@ -106,7 +109,7 @@ def _architecture(config: Mapping[str, Any]) -> str:
     expected = _ARCHITECTURES.get(model_type) if isinstance(model_type, str) else None
     if not isinstance(model_type, str) or expected is None or classes not in (None, [expected]):
         raise CheckpointError(
-            f"config.json: model_type is {model_type!r}, architectures is {classes!r}",
+            f"config.json: model_type is {_short(model_type)}, architectures is {_short(classes)}",
             code="unsupported-architecture",
             hint=f"the ONNX engine knows {', '.join(_ARCHITECTURES.values())}",
         )
@@ -121,10 +124,13 @@ def _refuse_what_the_graph_lacks(config: Mapping[str, Any], architecture: str) -
         # Llama's attention_bias also puts one on o_proj; Qwen2's q/k/v bias is not named by a field.
         if architecture == "llama" and _flag(config, field):
             raise _unsupported(field, True, "the ONNX engine has biases on q, k and v of Qwen2 only")
-    windows = [kind for kind in config.get("layer_types") or () if kind != "full_attention"]
+    layer_types = config.get("layer_types")
+    if layer_types is not None and not isinstance(layer_types, list):
+        raise _malformed("layer_types", layer_types, "it must be a list, or absent")
+    windows = [kind for kind in layer_types or () if kind != "full_attention"]
     if windows:
         raise _unsupported("layer_types", windows[0], "the ONNX engine attends to the full context only")
-    if architecture == "qwen2" and _flag(config, "use_sliding_window") and not config.get("layer_types"):
+    if architecture == "qwen2" and _flag(config, "use_sliding_window") and not layer_types:
         # transformers slides the layers from max_window_layers on.
         full = _count(config, "max_window_layers", minimum=0)
         if full < _count(config, "num_hidden_layers"):
@@ -136,9 +142,11 @@ def _read_json(path: Path) -> dict[str, Any] | None:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is not JSON: {error}", code="malformed-config", hint="download the file again"
+            f"{path} cannot be read as JSON: {error}",
+            code="malformed-config",
+            hint="download the file again",
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(
@@ -147,10 +155,10 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return content
 
 
-def _count(config: Mapping[str, Any], field: str, minimum: int = 1) -> int:
+def _count(config: Mapping[str, Any], field: str, minimum: int = 1, maximum: int = _MAX_COUNT) -> int:
     value = config.get(field)
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise _malformed(field, value, f"it must be a whole number of at least {minimum}")
+    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+        raise _malformed(field, value, f"it must be a whole number from {minimum} to {maximum}")
     return value
 
 
@@ -172,7 +180,7 @@ def _token_ids(config: Mapping[str, Any], generation: Mapping[str, Any], field: 
     value = generation.get(field, config.get(field))
     ids = value if isinstance(value, list) else [] if value is None else [value]
     for item in ids:
-        if not isinstance(item, int) or isinstance(item, bool) or item < 0:
+        if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item < _MAX_COUNT:
             raise _malformed(field, value, "it must be a token id or a list of them")
     return tuple(ids)
 
@@ -182,9 +190,14 @@ def _token_id(config: Mapping[str, Any], generation: Mapping[str, Any], field: s
     return ids[0] if ids else None
 
 
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
 def _malformed(field: str, value: object, hint: str) -> CheckpointError:
-    return CheckpointError(f"config.json: {field} is {value!r}", code="malformed-config", hint=hint)
+    return CheckpointError(f"config.json: {field} is {_short(value)}", code="malformed-config", hint=hint)
 
 
 def _unsupported(field: str, value: object, hint: str) -> CheckpointError:
-    return CheckpointError(f"config.json: {field} is {value!r}", code="unsupported-model", hint=hint)
+    return CheckpointError(f"config.json: {field} is {_short(value)}", code="unsupported-model", hint=hint)

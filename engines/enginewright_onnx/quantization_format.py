@@ -81,8 +81,14 @@ def _read(path: Path) -> Mapping[str, Any]:
         return {}
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is not JSON: {error}", code="malformed-config", hint="quantize the checkpoint again"
+            f"{path} cannot be read as JSON: {error}",
+            code="malformed-config",
+            hint="quantize the checkpoint again",
         ) from error
-    return content if isinstance(content, Mapping) else {}
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path} holds no object", code="malformed-config", hint="quantize the checkpoint again"
+        )
+    return content

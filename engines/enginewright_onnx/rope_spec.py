@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,13 @@ _FIELDS_OF_TYPE: dict[str, tuple[str, ...]] = {
     "yarn": ("factor", "original_max_position_embeddings"),
 }
 _OPTIONAL_FIELDS = ("beta_fast", "beta_slow", "attention_factor", "mscale", "mscale_all_dim")
+# What a field may be, least and most; the logarithm of theta is divided by.
+_BOUNDS: dict[str, tuple[float, float]] = {
+    "rope_theta": (1.001, 1e12),
+    "factor": (1e-3, 1e4),
+    "original_max_position_embeddings": (1, 1 << 24),
+}
+_OTHER_BOUNDS = (1e-3, 1e4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,7 @@ def read_rope_spec(config: Mapping[str, Any]) -> RopeSpec:
     rope_type = parameters.get("rope_type", "default")
     if not isinstance(rope_type, str) or rope_type not in _FIELDS_OF_TYPE:
         raise CheckpointError(
-            f"config.json: rope_type is {rope_type!r}",
+            f"config.json: rope_type is {reprlib.repr(rope_type)}",
             code="unsupported-rope",
             hint=f"the ONNX engine knows {', '.join(_FIELDS_OF_TYPE)}",
         )
@@ -62,19 +69,28 @@ def read_rope_spec(config: Mapping[str, Any]) -> RopeSpec:
         value = parameters.get(field)
         if value is None and field == "original_max_position_embeddings":
             value = config.get(field, config.get("max_position_embeddings"))
-        values[field] = _positive(field, value)
+        values[field] = _number(field, value)
+    if rope_type == "llama3" and not values["low_freq_factor"] < values["high_freq_factor"]:
+        raise CheckpointError(
+            f"config.json: rope field low_freq_factor is {values['low_freq_factor']},"
+            f" high_freq_factor is {values['high_freq_factor']}",
+            code="malformed-config",
+            hint="low_freq_factor has to be the smaller one",
+        )
     if rope_type == "yarn":
         for field in _OPTIONAL_FIELDS:
             if parameters.get(field) is not None:
-                values[field] = _positive(field, parameters[field])
+                values[field] = _number(field, parameters[field])
         if parameters.get("truncate") is False:
             values["truncate"] = False
     if "original_max_position_embeddings" in values:
-        values["original_max_position_embeddings"] = int(values["original_max_position_embeddings"])
+        values["original_max_position_embeddings"] = _whole(
+            "original_max_position_embeddings", values["original_max_position_embeddings"]
+        )
     partial = parameters.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     if partial not in (None, 1, 1.0):
         raise CheckpointError(
-            f"config.json: partial_rotary_factor is {partial!r}",
+            f"config.json: partial_rotary_factor is {reprlib.repr(partial)}",
             code="unsupported-rope",
             hint="the ONNX engine rotates whole heads only",
         )
@@ -84,11 +100,12 @@ def read_rope_spec(config: Mapping[str, Any]) -> RopeSpec:
 def _merged(older: Mapping[str, Any], newer: Mapping[str, Any]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for source in (older, newer):
-        fields = {"rope_type" if key == "type" else key: value for key, value in source.items()}
-        for field, value in fields.items():
+        for key, value in source.items():
+            field = "rope_type" if key == "type" else key
             if field in merged and merged[field] != value:
                 raise CheckpointError(
-                    f"config.json: {field} is {merged[field]!r} in one place and {value!r} in another",
+                    f"config.json: {field} is {reprlib.repr(merged[field])} in one place"
+                    f" and {reprlib.repr(value)} in another",
                     code="contradictory-rope",
                     hint="make both the value the model was trained with, or remove one",
                 )
@@ -104,13 +121,14 @@ def _theta(config: Mapping[str, Any], parameters: Mapping[str, Any]) -> float:
             code="missing-rope-theta",
             hint="add rope_theta with the value the model was trained with",
         )
-    if inner is not None and outer is not None and float(inner) != float(outer):
+    given = [_number("rope_theta", value) for value in (inner, outer) if value is not None]
+    if len(set(given)) > 1:
         raise CheckpointError(
             f"config.json: rope_theta is {outer} but rope_parameters.rope_theta is {inner}",
             code="contradictory-rope",
             hint="make both the value the model was trained with",
         )
-    return _positive("rope_theta", outer if inner is None else inner)
+    return given[0]
 
 
 def _mapping(config: Mapping[str, Any], field: str) -> Mapping[str, Any]:
@@ -119,19 +137,31 @@ def _mapping(config: Mapping[str, Any], field: str) -> Mapping[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise CheckpointError(
-            f"config.json: {field} is {value!r}",
+            f"config.json: {field} is {reprlib.repr(value)}",
             code="malformed-config",
             hint=f"{field} must be an object or null",
         )
     return value
 
 
-def _positive(field: str, value: Any) -> float:
+def _number(field: str, value: Any) -> float:
+    lowest, highest = _BOUNDS.get(field, _OTHER_BOUNDS)
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
+    if not number or not lowest <= value <= highest:
         raise CheckpointError(
-            f"config.json: rope field {field} is {value!r}",
+            f"config.json: rope field {field} is {reprlib.repr(value)}",
             code="malformed-config",
-            hint="give a positive finite number in rope_parameters (transformers 5) or rope_scaling (4.x)",
+            hint=f"give a number from {lowest:g} to {highest:g} in rope_parameters (transformers 5) or"
+            " rope_scaling (4.x)",
         )
     return float(value)
+
+
+def _whole(field: str, value: float) -> int:
+    if not value.is_integer():
+        raise CheckpointError(
+            f"config.json: rope field {field} is {value}",
+            code="malformed-config",
+            hint="it counts positions: give a whole number",
+        )
+    return int(value)

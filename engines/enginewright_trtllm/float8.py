@@ -1,4 +1,4 @@
-"""float8 e4m3fn by table: decode, and quantization of 16-bit weights as one lookup an element.
+"""float8 e4m3fn by table: decode, and quantization of weights as one lookup an element.
 
 For one scale a 16-bit weight has 65,536 possible values, so its FP8 code is a table of 64 KiB. The table is
 computed as torch computes `(weight.float() / scale).to(torch.float8_e4m3fn)`: a float32 quotient, rounded to
@@ -8,10 +8,14 @@ the weights; its TensorRT-LLM export divides in float32, as here.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DECODED", "NOT_A_NUMBER", "quantization_table"]
+__all__ = ["DECODED", "NOT_A_NUMBER", "quantization_table", "quantizer"]
+
+Bytes = NDArray[np.uint8]
 
 NOT_A_NUMBER = 0x7F
 
@@ -31,6 +35,27 @@ DECODED: NDArray[np.float32] = _decode(np.arange(256, dtype=np.uint8))
 
 _MAGNITUDES = DECODED[:NOT_A_NUMBER]  # 0 .. 448, ascending with the code
 _MIDPOINTS = np.append((_MAGNITUDES[:-1] + _MAGNITUDES[1:]) / 2, np.float32(464.0))
+
+
+def quantizer(dtype: str, scale: np.float32) -> Callable[[Bytes], Bytes]:
+    """The function from bytes [rows, n] to FP8 codes [rows, m] of the values divided by `scale`.
+
+    dtype: BF16, F16 or F32. What has no code is `NOT_A_NUMBER`, as in `quantization_table`.
+    """
+    if dtype != "F32":
+        table = quantization_table(dtype, scale)
+        return lambda block: table.take(block.view(np.uint16))
+    of_quotient = quantization_table("BF16", np.float32(1.0))
+
+    def quantize(block: Bytes) -> Bytes:
+        with np.errstate(over="ignore", invalid="ignore"):
+            bits = (block.view(np.float32) / scale).view(np.uint32)
+        # Rounded to odd, the 8 significant bits of BF16 have the same nearest value of 4 bits as all 24
+        # (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
+        odd = (bits >> 16) | (bits & 0xFFFF != 0)
+        return of_quotient.take(odd)
+
+    return quantize
 
 
 def quantization_table(dtype: str, scale: np.float32) -> NDArray[np.uint8]:

@@ -3,7 +3,7 @@
 ModelOpt 0.47's unified export gives each projection a scale of its own (its TensorRT-LLM export took the
 maximum). Codes made for one scale cannot be moved to another exactly: any ratio below 1 loses the smallest
 subnormals, and most ratios round every weight twice (measured on normal weights, ratios 0.7 to 0.95: RMS
-errors of 3.6% to 4.7%, where FP8 itself costs 2.6%). So the weights of the original 16-bit checkpoint are
+errors of 3.6% to 4.7%, where FP8 itself costs 2.6%). So the weights of the original checkpoint are
 quantized with the merged scale, as ModelOpt's own exporter does.
 """
 
@@ -15,8 +15,7 @@ import numpy as np
 from enginewright_errors import CheckpointError
 from numpy.typing import NDArray
 
-from enginewright_trtllm.elements import converter
-from enginewright_trtllm.float8 import DECODED, NOT_A_NUMBER, quantization_table
+from enginewright_trtllm.float8 import DECODED, NOT_A_NUMBER, quantizer
 from enginewright_trtllm.layout import Entry
 from enginewright_trtllm.tensor_file import TensorRef, read_blocks
 
@@ -40,17 +39,17 @@ def check_scales(entry: Entry, scalars: Mapping[str, np.float32]) -> None:
 
 
 def quantized_blocks(
-    original: TensorRef, unified: TensorRef, *, own_scale: np.float32, scale: np.float32, dtype: str
+    original: TensorRef, unified: TensorRef, *, own_scale: np.float32, scale: np.float32
 ) -> Iterator[tuple[int, Bytes]]:
     """(first row, FP8 codes [rows, columns]) of an original weight divided by `scale`.
 
-    dtype: the model's, "BF16" or "F16"; float32 originals are rounded to it first, as the model that was
-    quantized had them. The first rows are compared with the unified checkpoint's weight: CheckpointError when
-    the two are not the same model's.
+    original: BF16, F16 or F32. Weights are rounded once, to FP8: the quantize stage calibrates and exports an
+    F32 checkpoint in float32, and by way of BF16 1.4% of the codes would differ. The first rows are compared
+    with the unified checkpoint's weight: CheckpointError when the two are not the same model's.
     """
-    convert, table = converter(original.dtype, dtype), quantization_table(dtype, scale)
+    quantize = quantizer(original.dtype, scale)
     for first, block in read_blocks(original):
-        codes = table[convert(block).view(np.uint16)]
+        codes = quantize(block)
         if (codes & 0x7F == NOT_A_NUMBER).any():
             raise _not_the_original(original, "holds weights beyond the scale's range")
         if first == 0:

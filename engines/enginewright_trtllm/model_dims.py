@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from enginewright_trtllm.model import Model, Quantization, model_from_config
+from enginewright_trtllm.model import Model, Quantization, is_tied, model_from_config
 from enginewright_trtllm.rope import rope_from_config
 from enginewright_trtllm.target import Format, ModelDims
 
@@ -26,7 +26,7 @@ def read_dims(config: Mapping[str, Any]) -> ModelDims:
         head_dim=model.head_size,
         intermediate=model.intermediate_size,
         vocab=model.vocab_size,
-        tied=bool(config.get("tie_word_embeddings", False)),
+        tied=is_tied(config),
         bias=model.attention_bias,
         max_position_embeddings=rope.max_positions,
         rope_theta=rope.theta,

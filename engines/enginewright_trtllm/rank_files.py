@@ -33,8 +33,7 @@ class Inputs:
 
     tensors: Mapping[str, TensorRef]  # of the unified checkpoint
     scalars: Mapping[str, np.float32]  # values of its [] tensors
-    originals: Mapping[str, TensorRef]  # 16-bit weights to quantize to FP8; empty: copy the unified ones
-    dtype: str  # safetensors code of the model's dtype
+    originals: Mapping[str, TensorRef]  # weights to quantize to FP8; empty: copy the unified ones
 
 
 def read_scalars(tensors: Mapping[str, TensorRef], names: Iterable[str]) -> dict[str, np.float32]:
@@ -98,7 +97,7 @@ def _blocks(entry: Entry, source: Source, inputs: Inputs) -> Iterator[tuple[int,
     if original is not None:
         own_scale = inputs.scalars[source.name.removesuffix("weight") + "weight_scale"]
         scale = max(inputs.scalars[name] for name in entry.scales)
-        yield from quantized_blocks(original, ref, own_scale=own_scale, scale=scale, dtype=inputs.dtype)
+        yield from quantized_blocks(original, ref, own_scale=own_scale, scale=scale)
         return
     convert = converter(ref.dtype, entry.dtype)
     for first, block in read_blocks(ref):

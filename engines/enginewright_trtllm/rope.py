@@ -9,6 +9,8 @@ upstream's text reads the four keys below; its tables were not compared.
 from __future__ import annotations
 
 import math
+import reprlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +25,9 @@ _REQUIRED = {
 }
 _OPTIONAL = {"yarn": ("beta_fast", "beta_slow"), "llama3": ()}
 _OTHER_KEYS = ("type", "rope_type", "rope_theta", "attention_factor")
+# Far above any model: what lies beyond is a slip, and would overflow in the product of the two.
+_MAX_FACTOR = 1024
+_MAX_POSITIONS = 1 << 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,31 +43,22 @@ def rope_from_config(config: Mapping[str, Any]) -> Rope:
     """`Rope` from a Hugging Face config, whichever generation of transformers wrote it.
 
     Version 5 writes `rope_parameters` only, 4 writes `rope_theta` and `rope_scaling`; a config with both must
-    agree. Raises CheckpointError.
+    agree in every field. Raises CheckpointError.
     """
-    parameters, scaling = config.get("rope_parameters") or {}, config.get("rope_scaling") or {}
-    thetas = {part["rope_theta"] for part in (config, parameters) if part.get("rope_theta") is not None}
-    if len(thetas) != 1 or not all(map(_is_positive, thetas)):
-        raise CheckpointError(
-            f"config.json: rope_theta is {', '.join(map(repr, thetas)) or 'missing'}",
-            code="rope-theta",
-            hint="Write one rope_theta: TensorRT-LLM would use 10000 without a word.",
-        )
-    if parameters and scaling and _kind(parameters) != _kind(scaling):
-        raise CheckpointError(
-            f"config.json: rope_parameters say {_kind(parameters)}, rope_scaling says {_kind(scaling)}",
-            code="rope-type",
-            hint="Write the same scaling in both, or one of them alone.",
-        )
+    parameters, scaling = _rope_object(config, "rope_parameters"), _rope_object(config, "rope_scaling")
+    theta = _theta(config, parameters, scaling)
+    if parameters and scaling:
+        _check_agreement(parameters, scaling)
+    _refuse_partial_rotation(config, parameters, scaling)
     positions = config.get("max_position_embeddings")
-    if not isinstance(positions, int) or positions < 1:
+    if type(positions) is not int or not 1 <= positions <= _MAX_POSITIONS:
         raise CheckpointError(
-            f"config.json: max_position_embeddings = {positions!r}",
+            f"config.json: max_position_embeddings = {reprlib.repr(positions)}",
             code="config-invalid",
             hint="Fetch the checkpoint's config.json again.",
         )
     own = scaling or parameters
-    return Rope(float(thetas.pop()), None if _kind(own) == "default" else dict(own), positions)
+    return Rope(theta, None if _kind(own) == "default" else dict(own), positions)
 
 
 def trtllm_scaling(
@@ -76,6 +72,12 @@ def trtllm_scaling(
     """
     chosen = rope.scaling if scaling is None else scaling
     kind = _kind(chosen)
+    if chosen and _is_named_twice(chosen):
+        raise RecipeError(
+            f"rope_scaling: type = {chosen['type']!r}, but rope_type = {chosen['rope_type']!r}",
+            code="rope-type",
+            hint="Give rope_type alone.",
+        )
     given = {key: value for key, value in (chosen or {}).items() if value is not None}
     rendered = None if kind == "default" else _render(kind, given, rope.theta)
     reach = rope.max_positions
@@ -92,6 +94,71 @@ def trtllm_scaling(
     return rendered
 
 
+def _rope_object(config: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    value = config.get(field)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or any(isinstance(item, Mapping) for item in value.values()):
+        raise CheckpointError(
+            f"config.json: {field} = {reprlib.repr(value)} is not one object of numbers and names",
+            code="config-invalid",
+            hint="Write one rotary embedding for all layers, as rope_type and its numbers, or null.",
+        )
+    if _is_named_twice(value):
+        raise CheckpointError(
+            f"config.json: {field}.type = {reprlib.repr(value['type'])},"
+            f" but {field}.rope_type = {reprlib.repr(value['rope_type'])}",
+            code="rope-type",
+            hint="Write rope_type alone.",
+        )
+    return value
+
+
+def _theta(*places: Mapping[str, Any]) -> float:
+    given = [place["rope_theta"] for place in places if place.get("rope_theta") is not None]
+    if not given or not all(map(_is_positive, given)) or len(set(given)) > 1:
+        raise CheckpointError(
+            f"config.json: rope_theta is {', '.join(map(reprlib.repr, given)) or 'missing'}",
+            code="rope-theta",
+            hint="Write one rope_theta: TensorRT-LLM would use 10000 without a word.",
+        )
+    return float(given[0])
+
+
+def _check_agreement(parameters: Mapping[str, Any], scaling: Mapping[str, Any]) -> None:
+    if _kind(parameters) != _kind(scaling):
+        raise CheckpointError(
+            f"config.json: rope_parameters say {_kind(parameters)}, rope_scaling says {_kind(scaling)}",
+            code="rope-type",
+            hint="Write the same scaling in both, or one of them alone.",
+        )
+    for field in sorted((parameters.keys() | scaling.keys()) - {"type", "rope_type", "rope_theta"}):
+        one, other = parameters.get(field), scaling.get(field)
+        if one != other:
+            raise CheckpointError(
+                f"config.json: rope_parameters.{field} = {reprlib.repr(one)},"
+                f" but rope_scaling.{field} = {reprlib.repr(other)}",
+                code="rope-contradiction",
+                hint="Write the same scaling in both, or one of them alone.",
+            )
+
+
+def _refuse_partial_rotation(*places: Mapping[str, Any]) -> None:
+    for place in places:
+        part = place.get("partial_rotary_factor")
+        if part not in (None, 1):
+            raise CheckpointError(
+                f"config.json: partial_rotary_factor = {reprlib.repr(part)} is not supported",
+                code="feature-unsupported",
+                hint="Qwen2 and Llama rotate whole heads: fetch the checkpoint's config.json again.",
+            )
+
+
+def _is_named_twice(scaling: Mapping[str, Any]) -> bool:
+    names = [scaling[key] for key in ("type", "rope_type") if scaling.get(key) is not None]
+    return len(names) == 2 and names[0] != names[1]
+
+
 def _kind(scaling: Mapping[str, Any] | None) -> str:
     if not scaling:
         return "default"
@@ -101,7 +168,7 @@ def _kind(scaling: Mapping[str, Any] | None) -> str:
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
 
 
 def _render(kind: str, scaling: Mapping[str, Any], theta: float) -> dict[str, Any]:
@@ -141,10 +208,28 @@ def _render(kind: str, scaling: Mapping[str, Any], theta: float) -> dict[str, An
                 code="rope-value",
                 hint="Write it as a number, without quotes.",
             )
+    _check_reach(scaling)
     _check_attention_factor(kind, scaling)
     values = {key: float(scaling[key]) for key in known if key in scaling}
     values["original_max_position_embeddings"] = int(scaling["original_max_position_embeddings"])
     return {"type": kind, "rope_type": kind, **values}
+
+
+def _check_reach(scaling: Mapping[str, Any]) -> None:
+    factor, original = scaling["factor"], scaling["original_max_position_embeddings"]
+    if not 1 <= factor <= _MAX_FACTOR:
+        raise RecipeError(
+            f"rope_scaling: factor = {factor!r} is not within 1..{_MAX_FACTOR}",
+            code="rope-value",
+            hint="It is what the context grows by: 4.0 makes 131072 positions of 32768.",
+        )
+    if original != int(original) or original > _MAX_POSITIONS:
+        raise RecipeError(
+            f"rope_scaling: original_max_position_embeddings = {original!r}"
+            f" is not a whole number up to {_MAX_POSITIONS}",
+            code="rope-value",
+            hint="It is the context, in positions, that the model was trained with: 32768 for QwQ-32B.",
+        )
 
 
 def _check_attention_factor(kind: str, scaling: Mapping[str, Any]) -> None:

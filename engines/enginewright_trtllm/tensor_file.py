@@ -62,7 +62,15 @@ def read_header(file: Path) -> dict[str, TensorRef]:
             for name, entry in header.items()
             if name != "__metadata__"
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise CheckpointError(
             f"{file.name}: not a whole safetensors file ({error})",
             code="safetensors-damaged",

@@ -4,6 +4,7 @@ layout."""
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from enginewright_errors import CheckpointError
 
 from enginewright_trtllm.layout import Entry, Source, stage_entries
-from enginewright_trtllm.model import Model, Quantization, model_from_config
+from enginewright_trtllm.model import Model, Quantization, is_tied, model_from_config
 from enginewright_trtllm.parallel import Parallel, check_parallel
 from enginewright_trtllm.rope import Rope, rope_from_config
 from enginewright_trtllm.tensor_file import TensorRef, open_tensors
@@ -40,7 +41,7 @@ def open_unified(folder: Path) -> Unified:
     """Open a quantized (or plain, `hf_quant_config.json` absent) checkpoint. Raises CheckpointError."""
     config = _read_json(folder / "config.json")
     tensors = open_tensors(folder)
-    tied = bool(config.get("tie_word_embeddings"))
+    tied = is_tied(config)
     if not tied and "lm_head.weight" not in tensors:
         raise CheckpointError(
             "lm_head.weight is missing and config.json does not tie it to the embedding",
@@ -112,12 +113,23 @@ def _quantization(folder: Path, config: Mapping[str, Any], tensors: Mapping[str,
                 hint="Use a checkpoint written by ModelOpt's export_hf_checkpoint.",
             )
         return Quantization("none")
-    block = _read_json(file).get("quantization", {})
-    algorithm, kv = block.get("quant_algo"), block.get("kv_cache_quant_algo")
-    excluded = set(block.get("exclude_modules") or ())
-    if excluded - {"lm_head", "model.embed_tokens"} or "lm_head" not in excluded:
+    block = _read_json(file).get("quantization")
+    if not isinstance(block, dict):
         raise CheckpointError(
-            f"hf_quant_config.json: exclude_modules = {sorted(excluded)}, not lm_head and nothing else",
+            f"hf_quant_config.json: quantization = {reprlib.repr(block)} is not an object",
+            code="quantization-unsupported",
+            hint="Use a checkpoint written by ModelOpt's export_hf_checkpoint.",
+        )
+    algorithm, kv = block.get("quant_algo"), block.get("kv_cache_quant_algo")
+    excluded = block.get("exclude_modules")
+    known = ("lm_head", "model.embed_tokens")
+    if (
+        not isinstance(excluded, list)
+        or "lm_head" not in excluded
+        or any(one not in known for one in excluded)
+    ):
+        raise CheckpointError(
+            f"hf_quant_config.json: exclude_modules = {reprlib.repr(excluded)}, not lm_head and nothing else",
             code="quantization-unsupported",
             hint="Quantize every decoder linear and leave lm_head in the model's dtype.",
         )
@@ -135,7 +147,8 @@ def _quantization(folder: Path, config: Mapping[str, Any], tensors: Mapping[str,
             )
         case _:
             raise CheckpointError(
-                f"hf_quant_config.json: quant_algo {algorithm!r} with kv_cache_quant_algo {kv!r}",
+                f"hf_quant_config.json: quant_algo {reprlib.repr(algorithm)}"
+                f" with kv_cache_quant_algo {reprlib.repr(kv)}",
                 code="quantization-unsupported",
                 hint="Supported: FP8, FP8 with FP8 KV cache, W4A16_AWQ, and no quantization.",
             )
@@ -146,7 +159,7 @@ def _group_size(block: Mapping[str, Any]) -> int:
     size = block.get("group_size")
     if size not in (64, 128):
         raise CheckpointError(
-            f"hf_quant_config.json: group_size = {size!r} is neither 64 nor 128",
+            f"hf_quant_config.json: group_size = {reprlib.repr(size)} is neither 64 nor 128",
             code="group-size",
             hint="Quantize with group_size 128, or 64 for a smaller loss.",
         )
@@ -156,7 +169,7 @@ def _group_size(block: Mapping[str, Any]) -> int:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         data = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{file}: {error}",
             code="config-missing",

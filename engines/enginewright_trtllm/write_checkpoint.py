@@ -56,9 +56,10 @@ def write_checkpoint(
     unified: folder as written by ModelOpt 0.47's `export_hf_checkpoint` (FP8, FP8 with FP8 KV, W4A16_AWQ), or
     a plain 16-bit one. max_position_embeddings: the promised context, positions. rope_scaling: a Hugging Face
     rope_scaling, {"rope_type": "default"} for none, None for the checkpoint's own. logits_dtype: must be the
-    `logits_datatype` of the Triton model; float16 is what ModelOpt writes. original: the 16-bit checkpoint
-    that was quantized to FP8; when given, FP8 weights are quantized from it with the checkpoint's scales,
-    which are merged over q, k, v and over gate, up. progress: (bytes done, bytes in all) after each tensor.
+    `logits_datatype` of the Triton model; float16 is what ModelOpt writes. original: the checkpoint that was
+    quantized to FP8, in the model's dtype or float32; when given, FP8 weights are quantized from it with the
+    checkpoint's scales, which are merged over q, k, v and over gate, up. progress: (bytes done, bytes in all)
+    after each tensor.
 
     config.json is written last, so that an interrupted folder is never half accepted. Raises before the first
     byte is written: CheckpointError, RecipeError (sizes that do not divide, a context out of reach),
@@ -133,19 +134,16 @@ def _inputs(opened: Unified, plan: Sequence[Sequence[Entry]], original: Path | N
     weights = [entry for entry in entries if entry.scales]
     originals: dict[str, TensorRef] = {}
     if original is not None and weights:
-        wanted = [
-            Source(source.name, source.shape, ("BF16", "F16", "F32"))
-            for entry in weights
-            for source in entry.sources
-        ]
+        # What ModelOpt had in its hands: the model's dtype, or float32 of a model that is served in 16 bits.
+        dtypes = ("BF16" if opened.model.dtype == "bfloat16" else "F16", "F32")
+        wanted = [Source(source.name, source.shape, dtypes) for entry in weights for source in entry.sources]
         held = open_tensors(original)
         check_tensors(held, wanted)
         originals = {source.name: held[source.name] for source in wanted}
     else:
         for entry in weights:
             check_scales(entry, scalars)
-    dtype = "BF16" if opened.model.dtype == "bfloat16" else "F16"
-    return Inputs(opened.tensors, scalars, originals, dtype)
+    return Inputs(opened.tensors, scalars, originals)
 
 
 def _check_space(out: Path, total: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from enginewright_errors import CheckpointError
 from enginewright_trtllm.elements import converter, ones
-from enginewright_trtllm.float8 import DECODED, quantization_table
+from enginewright_trtllm.float8 import DECODED, quantization_table, quantizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -81,3 +81,19 @@ def test_every_16_bit_weight_quantizes_as_torch_quantizes_it(dtype: str, scale: 
     # Beyond 448 torch's releases differ (NaN or the largest value); the writer refuses such a weight.
     assert torch.equal(ours.view(torch.uint8)[~beyond], theirs.view(torch.uint8)[~beyond])
     assert not (weights.float() / scale).abs()[beyond].lt(464).any()
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.floats(width=32, min_value=-440, max_value=440), min_size=1, max_size=50),
+    st.sampled_from(DECODED[:126].tolist()),
+    st.sampled_from([1.0, 0.037, 3e-5]),
+)
+def test_float32_is_rounded_to_fp8_once_as_torch_does(values: list[float], code: float, scale: float) -> None:
+    """Beside the middle of two codes a rounding to BF16 first would lose which side it was."""
+    middle = np.float32((code + DECODED[np.searchsorted(DECODED[:126], code) + 1]) / 2)
+    beside = [np.nextafter(middle, np.float32(side)) for side in (-np.inf, np.inf)]
+    wide = np.float32([*values, middle, *beside]) * np.float32(scale)
+    ours = quantizer("F32", np.float32(scale))(wide.reshape(1, -1).view(np.uint8))
+    theirs = (torch.from_numpy(wide) / np.float32(scale).item()).to(torch.float8_e4m3fn).view(torch.uint8)
+    assert np.array_equal(ours[0], theirs.numpy())

@@ -10,6 +10,7 @@ import copy
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ import torch
 from enginewright_errors import CheckpointError
 from enginewright_trtllm import check_checkpoint, write_checkpoint
 from safetensors.torch import load_file
-from trtllm_models import TRUE_LAYER, reassemble, same_bytes, write_unified
+from trtllm_models import TRUE_LAYER, reassemble, same_bytes, save, write_unified
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch_dtype.*"),
@@ -206,6 +207,29 @@ def test_an_original_of_another_model_is_refused(
         caught.value.code == {"another-model": "original-mismatch", "other-shape": "tensor-mismatch"}[damage]
     )
     assert not list(tmp_path.glob("ours/*"))
+
+
+def test_an_original_of_another_dtype_than_the_model_is_refused_before_anything_is_written(
+    quantized: Callable[[str], Any], root: Path, tmp_path: Path
+) -> None:
+    quantized("fp8kv")
+    half = Path(shutil.copytree(root / "source", tmp_path / "half"))
+    tensors = load_file(half / "model.safetensors")
+    save(half, {name: tensor.half() for name, tensor in tensors.items()})
+
+    def on_written(*_: int) -> None:
+        raise AssertionError("bytes were written")
+
+    with pytest.raises(CheckpointError, match=r"is F16 .* not BF16 or F32") as caught:
+        write_checkpoint(
+            root / "fp8kv",
+            tmp_path / "ours",
+            max_position_embeddings=512,
+            original=half,
+            progress=on_written,
+        )
+    assert caught.value.code == "tensor-mismatch"
+    assert not (tmp_path / "ours").exists()
 
 
 @pytest.mark.parametrize(("tp", "pp"), PARALLEL)
