@@ -108,6 +108,8 @@ def _grpc(listeners: Listeners, access: Access) -> list[tuple[str, object]]:
         ("allow-grpc", "true"),
         ("grpc-address", listeners.host),
         ("grpc-port", listeners.grpc_port),
+        # Its pool keeps messages of any size for ever: four prompts of 100 MB left 310 MB behind.
+        ("grpc-infer-allocation-pool-size", 0),
         # A client that vanished without a word is noticed, and one that watches a silent prefill is not
         # cut off for its pings (by default Triton ends the connection after three in 5 minutes).
         ("grpc-keepalive-time", _KEEPALIVE_MS),

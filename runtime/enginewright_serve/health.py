@@ -1,10 +1,10 @@
 """Does a server that runs still work? Asked with real inferences, judged with patience for a busy engine.
 
 A probe without an answer says little: behind a long queue, or while a long prompt is read, it waits its turn.
-So the front's own report decides (`enginewright_report_timestamp_seconds` on the metrics port, renewed every
-second while there are requests): as long as it moves the front lives, and the front itself watches the
-engine's steps and says `engine-stalled` when they cease. Only when the probe is unanswered *and* the front
-has fallen silent is the model process taken for hung.
+So the front's metrics decide. While there are requests its thread that answers shows a sign of life every
+second (`enginewright_alive_timestamp_seconds`), and the front itself watches the engine's steps and says
+`engine-stalled` when they cease. When the probe is unanswered and that sign has stopped, or there is nothing
+that the probe could wait for (`enginewright_requests_active` is 0), the model process is taken for hung.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from urllib.request import ProxyHandler, build_opener
 
 from enginewright_serve.probe import Probe
 
-__all__ = ["HealthCheck", "HealthPolicy", "last_report"]
+__all__ = ["HealthCheck", "HealthPolicy", "sign_of_life"]
 
-_REPORT = "enginewright_report_timestamp_seconds"
+_ALIVE, _ACTIVE = "enginewright_alive_timestamp_seconds", "enginewright_requests_active"
 _RETRY_SECONDS = 1.0
+_METRICS_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,11 @@ class HealthPolicy:
 class HealthCheck:
     """A thread that probes until `stop`, or until there is a `verdict`: why the server is taken for dead."""
 
-    def __init__(self, probe: Probe, report: Callable[[], float | None], policy: HealthPolicy) -> None:
-        """report: the time of the front's last report, None where it cannot be read."""
+    def __init__(self, probe: Probe, sign: Callable[[], float | None], policy: HealthPolicy) -> None:
+        """sign: a number that changes while the front works; None where there is none."""
         self.verdict: str | None = None
         self._probe = probe
-        self._report = report
+        self._sign = sign
         self._policy = policy
         self._stopping = threading.Event()
         threading.Thread(target=self._run, name="health", daemon=True).start()
@@ -61,7 +62,7 @@ class HealthCheck:
     def _judge(self) -> str | None:
         """Why the server is dead; None when it works, however slowly."""
         failures = 0
-        seen, moved_at = self._report(), time.monotonic()
+        seen, moved_at = self._sign(), time.monotonic()
         while not self._stopping.is_set():
             result = self._probe.ask(self._policy.silence_seconds)
             if result.outcome in ("works", "busy"):
@@ -72,9 +73,9 @@ class HealthCheck:
                 failures += 1
                 if failures >= self._policy.failures:
                     return f"{failures} inferences in a row failed: {result.message}"
-            report = self._report()
-            if report != seen or result.outcome == "fails":
-                seen, moved_at = report, time.monotonic()
+            sign = self._sign()
+            if sign != seen or result.outcome == "fails":
+                seen, moved_at = sign, time.monotonic()
             elif time.monotonic() - moved_at >= self._policy.silence_seconds:
                 return f"the model process hangs: no answer for {self._policy.silence_seconds:g} s"
             if result.outcome != "silent":
@@ -82,14 +83,15 @@ class HealthCheck:
         return None
 
 
-def last_report(metrics_address: str) -> float | None:
-    """The front's last report, in seconds since 1970; None where the metrics do not tell."""
+def sign_of_life(metrics_address: str) -> float | None:
+    """The front's last sign of life; None where its metrics do not tell, or no request is running."""
     opener = build_opener(ProxyHandler({}))
+    figures = {}
     try:
-        with opener.open(f"http://{metrics_address}/metrics", timeout=_RETRY_SECONDS * 5) as page:
+        with opener.open(f"http://{metrics_address}/metrics", timeout=_METRICS_SECONDS) as page:
             for line in page.read().decode(errors="replace").splitlines():
-                if line.startswith(_REPORT):
-                    return float(line.rpartition(" ")[2])
-    except (OSError, ValueError):
-        pass
-    return None
+                name, _, value = line.rpartition(" ")
+                figures[name.partition("{")[0]] = value
+        return float(figures[_ALIVE]) if float(figures[_ACTIVE]) else None
+    except (OSError, ValueError, KeyError):
+        return None

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from enginewright_errors import StageFailed
 
-from enginewright_serve.health import HealthCheck, HealthPolicy, last_report
+from enginewright_serve.health import HealthCheck, HealthPolicy, sign_of_life
 from enginewright_serve.probe import Probe
 
 __all__ = ["Supervised", "Supervisor", "SupervisorPolicy"]
@@ -81,7 +81,7 @@ class Supervisor:
 
     def _wait_for_trouble(self) -> str | None:
         address = self._server.metrics_address
-        health = HealthCheck(self._server.open_probe(), lambda: last_report(address), self._policy.health)
+        health = HealthCheck(self._server.open_probe(), lambda: sign_of_life(address), self._policy.health)
         try:
             while health.verdict is None and not self._stopping.is_set():
                 if trouble := self._server.trouble(_TICK):

@@ -9,10 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from enginewright_client import TritonClient
 from enginewright_front.pbtxt import render_configs
+from enginewright_front.repository import write_repository
+from enginewright_onnx import EngineOptions, write_engine
 from enginewright_serve import TritonServer
 from package_manifest import write_manifest
 
@@ -26,6 +29,12 @@ def eventually(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.01)
+
+
+def metric(server: TritonServer, name: str) -> float:
+    """The sum of the figures whose names begin with `name`."""
+    lines = urlopen(f"http://{server.metrics_address}/metrics", timeout=10).read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +53,29 @@ def fake_repository(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An engine folder of a Qwen2 with random weights: 4 slots, 4096 tokens."""
+    folder = tmp_path_factory.mktemp("engine") / "engine"
+    options = EngineOptions(
+        max_seq_len=4096, max_batch_size=4, accuracy_level=0, lm_head="fp32", fp8_compute="fp32", threads=1
+    )
+    write_engine(tiny(arch="qwen2", max_position=4096), folder, options)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_repository(
+    tiny_engine: Path, tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """`tiny_engine`, packaged; 32 requests may wait."""
+    folder = tmp_path_factory.mktemp("packaged")
+    checkpoint = tiny(arch="qwen2", max_position=4096)
+    write_repository(folder, engine=tiny_engine, checkpoint=checkpoint, name="tiny", max_queue=32)
+    write_manifest(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

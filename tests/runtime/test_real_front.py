@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.request import urlopen
+from typing import Any
 
 import pytest
 from enginewright_client import InvalidRequest, SamplingParams, TritonClient
 from enginewright_front.prompt import PromptEncoder, read_tokenizer
-from enginewright_front.repository import write_repository
-from enginewright_onnx import EngineOptions, write_engine
 from enginewright_onnx.runtime import Engine
 from enginewright_onnx.runtime import SamplingParams as EngineSampling
 from enginewright_serve import TritonServer
-from package_manifest import write_manifest
-from runtime.conftest import Traces, eventually
+from runtime.conftest import Traces, eventually, metric
 
 PROMPTS = ["The capital of France is", "日本語", "In-flight", "a", "Emoji \U0001f600", "x y z", "é", "12"]
 GREEDY = SamplingParams(max_tokens=32, temperature=0.0)
@@ -24,28 +22,8 @@ LONG = SamplingParams(max_tokens=4000, min_tokens=4000, temperature=0.0)
 
 
 @pytest.fixture(scope="module")
-def engine(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("engine") / "engine"
-    options = EngineOptions(
-        max_seq_len=4096, max_batch_size=4, accuracy_level=0, lm_head="fp32", fp8_compute="fp32", threads=1
-    )
-    write_engine(tiny(arch="qwen2", max_position=4096), folder, options)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def repository(engine: Path, tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("packaged")
-    write_repository(
-        folder, engine=engine, checkpoint=tiny(arch="qwen2", max_position=4096), name="tiny", max_queue=32
-    )
-    write_manifest(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[TritonServer]:
-    with TritonServer(repository) as server:
+def server(tiny_repository: Path) -> Iterator[TritonServer]:
+    with TritonServer(tiny_repository) as server:
         yield server
 
 
@@ -55,17 +33,12 @@ def client(server: TritonServer) -> Iterator[TritonClient]:
         yield client
 
 
-def metric(server: TritonServer, name: str) -> float:
-    lines = urlopen(f"http://{server.metrics_address}/metrics", timeout=10).read().decode().splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
-
-
 def test_eight_streams_at_once_say_what_the_engine_says_alone(
-    client: TritonClient, engine: Path, tiny: Callable[..., Path]
+    client: TritonClient, tiny_engine: Path, tiny: Callable[..., Path]
 ) -> None:
     checkpoint = tiny(arch="qwen2", max_position=4096)
     tokenizer, encoder = read_tokenizer(checkpoint), PromptEncoder(checkpoint)
-    with Engine.open(engine, threads=1) as alone:
+    with Engine.open(tiny_engine, threads=1) as alone:
         sampling = EngineSampling(max_tokens=32, temperature=0)
         expected = [
             tokenizer.decode(list(alone.generate(encoder.encode_text(prompt), sampling).token_ids))
@@ -122,11 +95,50 @@ def test_leaving_streams_frees_their_slots(server: TritonServer, client: TritonC
     assert client.generate("Hello", GREEDY).text
 
 
-def test_stopping_ends_what_runs_within_the_exit_timeout(repository: Path, traces: Traces) -> None:
-    server = TritonServer(repository, exit_timeout=1)
+def test_stopping_ends_what_runs_within_the_exit_timeout(tiny_repository: Path, traces: Traces) -> None:
+    server = TritonServer(tiny_repository, exit_timeout=1)
     server.start()
     with TritonClient(server.grpc_address, timeout=60) as client, client.stream("a", LONG) as answer:
         next(answer)
         assert traces.shared_memory()
         server.stop()
     assert traces.nothing_left()
+
+
+def request_lines(server: TritonServer) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
+
+
+def test_each_request_is_a_line_of_the_log_without_its_text(
+    server: TritonServer, client: TritonClient
+) -> None:
+    secret = "the password is swordfish"
+    messages = [{"role": "user", "content": secret}]
+    sampling = SamplingParams(max_tokens=8, min_tokens=8, temperature=0.0, stop_words=["swordfish"])
+    client.generate(messages, sampling, request_id="answered-one")
+    with pytest.raises(InvalidRequest):
+        client.generate(secret, SamplingParams(max_tokens=0), request_id='refused\n{"event": "forged"}')
+    with client.stream(secret, LONG, request_id="left-" + "x" * 1000) as answer:
+        next(answer)
+    eventually(lambda: any(line["id"].startswith("left") for line in request_lines(server)), "no line")
+    lines = {line["id"]: line for line in request_lines(server)}
+    answered = lines["answered-one"]
+    assert answered["event"] == "request"
+    assert (answered["outcome"], answered["finish"], answered["cause"]) == ("completed", "length", None)
+    assert (answered["prompt_tokens"] > 8, answered["output_tokens"]) == (True, 8)
+    assert 0 <= answered["queue_ms"] <= answered["first_token_ms"] <= answered["total_ms"]
+    refused = lines['refused\n{"event": "forged"}']
+    assert (refused["outcome"], refused["cause"]) == ("refused", "invalid-request")
+    assert lines["left-" + "x" * 59]["outcome"] == "cancelled"
+    assert all(line["event"] == "request" for line in lines.values())
+    assert "swordfish" not in server.log.read_text()
+    assert not any(line["id"].startswith("probe") for line in lines.values())
+
+
+def test_requests_are_logged_unless_that_is_off(tiny_repository: Path, tmp_path: Path) -> None:
+    with TritonServer(tiny_repository, log=tmp_path / "log", log_requests=False) as server:
+        with TritonClient(server.grpc_address, timeout=60) as client:
+            client.generate("Hello", GREEDY)
+        completed = 'enginewright_requests_total{outcome="completed"'
+        eventually(lambda: metric(server, completed) == 1, "not counted, or the probe was")
+        assert request_lines(server) == []

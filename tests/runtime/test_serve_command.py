@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from enginewright_client import ConnectError, TritonClient
+from enginewright_client import ConnectError, RequestError, TritonClient
 from enginewright_serve.ports import choose_ports
 from runtime.commands import Command
 from runtime.conftest import Traces, eventually
@@ -70,6 +70,50 @@ def test_a_second_interrupt_does_not_wait_for_running_requests(serving: Command,
         serving.prints("Ctrl-C again")
         serving.interrupt()
         assert serving.code() == 130
+        with pytest.raises(ConnectError):
+            list(answer)
+    assert traces.nothing_left()
+
+
+def test_sigterm_takes_no_more_requests_and_lets_running_ones_end(serving: Command) -> None:
+    def is_refused() -> bool:
+        with TritonClient(address(serving), timeout=10) as another:
+            try:
+                another.generate("a")
+            except RequestError:
+                return True
+        return False
+
+    with TritonClient(address(serving)) as client, client.stream("count 200 20") as answer:
+        next(answer)
+        serving.process.send_signal(signal.SIGTERM)
+        eventually(is_refused, "it still takes requests")
+        assert len(list(answer)) >= 199
+        assert answer.finish_reason == "stop"
+    assert serving.code() == 0
+
+
+def test_a_drain_that_takes_too_long_is_ended(
+    fake_repository: Callable[..., Path], ports: list[str], traces: Traces, tmp_path: Path
+) -> None:
+    with Command(tmp_path, "serve", fake_repository(), *ports, "--drain-timeout=1") as command:
+        command.prints(READY)
+        with TritonClient(address(command)) as client, client.stream("count 100000 10") as answer:
+            next(answer)
+            command.process.send_signal(signal.SIGTERM)
+            assert command.code() == 0
+            with pytest.raises(RequestError):
+                list(answer)
+    assert traces.nothing_left()
+
+
+def test_a_second_sigterm_does_not_wait(serving: Command, traces: Traces) -> None:
+    with TritonClient(address(serving)) as client, client.stream("count 100000 10") as answer:
+        next(answer)
+        serving.process.send_signal(signal.SIGTERM)
+        serving.prints("stopping")
+        serving.process.send_signal(signal.SIGTERM)
+        assert serving.code() == 0
         with pytest.raises(ConnectError):
             list(answer)
     assert traces.nothing_left()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ import pytest
 from enginewright_client import CompletionStream, ConnectError, RequestError, TritonClient
 from enginewright_errors import StageFailed
 from enginewright_serve import HealthPolicy, Supervisor, SupervisorPolicy, TritonServer
-from enginewright_serve.health import HealthCheck
+from enginewright_serve.health import HealthCheck, sign_of_life
 from enginewright_serve.probe import Outcome, Probe, ProbeResult
 from runtime.conftest import Traces, eventually
 
@@ -165,7 +166,7 @@ def verdict_on(probe: Answers, report: Callable[[], float | None], until: Callab
     return check.verdict
 
 
-def test_a_busy_server_is_left_alone_as_long_as_its_front_reports() -> None:
+def test_a_busy_server_is_left_alone_as_long_as_its_front_lives() -> None:
     """A long prompt ahead of the probe: no answer for many times the patience."""
     reports = itertools.count(1.0)
     probe = Answers("silent")
@@ -190,3 +191,32 @@ def test_what_is_dead_is_called_dead(outcome: Outcome, verdict: str) -> None:
     found = verdict_on(Answers(outcome), lambda: 1.0, lambda: False)
     assert found is not None
     assert verdict in found
+
+
+@pytest.mark.parametrize(
+    ("figures", "sign"),
+    [
+        ("enginewright_alive_timestamp_seconds 1.5\nenginewright_requests_active 2", 1.5),
+        ("enginewright_alive_timestamp_seconds 1.5\nenginewright_requests_active 0", None),
+        ("nv_inference_count 3", None),
+        (None, None),
+    ],
+)
+def test_a_front_shows_a_sign_of_life_only_while_it_has_requests(
+    figures: str | None, sign: float | None
+) -> None:
+    """An unanswered probe of an idle server has nothing to wait for."""
+    page = None if figures is None else figures.encode()
+
+    class Metrics(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if page else 500)
+            self.end_headers()
+            self.wfile.write(page or b"")
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Metrics) as server:
+        threading.Thread(target=server.handle_request).start()
+        assert sign_of_life(f"127.0.0.1:{server.server_port}") == sign

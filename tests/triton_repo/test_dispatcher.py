@@ -328,17 +328,44 @@ def test_the_supervisors_probe_is_nobodys_request(make_front: MakeFront) -> None
     assert len(front.metrics["enginewright_request_seconds"]) == 1
 
 
-def test_the_front_reports_while_its_engine_makes_no_step(make_front: MakeFront) -> None:
+def test_the_front_shows_that_it_lives_while_its_engine_makes_no_step(make_front: MakeFront) -> None:
     """By this the supervisor tells a long prefill from a hung process."""
     front = make_front(forever)
     caller = front.ask(text_input="x", max_tokens=2000)
     front.backend.hang()
-    reports = front.metrics["enginewright_report_timestamp_seconds"]
+    reports = front.metrics["enginewright_alive_timestamp_seconds"]
     for _ in range(2):
         seen = reports[-1] if reports else 0.0
         wait_until(lambda seen=seen: bool(reports) and reports[-1] > seen)
     caller.gave_up = True
     assert finish_of(caller) == b"cancelled"
+
+
+def test_answers_that_are_stuck_stop_the_sign_of_life(make_front: MakeFront) -> None:
+    """Triton may block a response for ever; the load would go on being shown."""
+    front = make_front(forever)
+    stuck = StuckCaller()
+    front.dispatcher.admit(
+        wire_tensors({"text_input": "x", "max_tokens": 2000, "stream": True}), "", "", stuck
+    )
+    alive = front.metrics["enginewright_alive_timestamp_seconds"]
+    wait_until(lambda: stuck.sending.is_set())
+    wait_until(lambda: len(alive) >= 3 and alive[-1] == alive[-2])
+    stuck.released.set()
+    stuck.gave_up = True
+
+
+class StuckCaller(Caller):
+    """Its responses do not come through until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sending, self.released = threading.Event(), threading.Event()
+
+    def send(self, tensors: dict[str, np.ndarray], *, final: bool) -> None:
+        self.sending.set()
+        self.released.wait(WAIT_SECONDS)
+        super().send(tensors, final=final)
 
 
 def test_ids_behind_the_vocabulary_are_silent(make_front: MakeFront, checkpoint: Path) -> None:

@@ -10,10 +10,11 @@ the watch thread            asks Triton who cancelled; notices a hung engine and
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from enginewright_errors import EnginewrightError, UsageError
@@ -59,11 +60,14 @@ class Dispatcher:
         self._entries: set[Entry] = set()
         self._lock = threading.Lock()
         self._closing = False
-        self._ready: SimpleQueue[Entry | None] = SimpleQueue()
+        self._ready: SimpleQueue[Entry | Literal["end", "sign"]] = SimpleQueue()
+        self._alive_at = time.time()
         self._preparers = ThreadPoolExecutor(max_workers=2, thread_name_prefix="prepare")
         self._responder = threading.Thread(target=self._respond, name="respond", daemon=True)
         self._responder.start()
-        self._watch = Watch(self._snapshot, self._cancel, self._end, backend, limits, metrics)
+        self._watch = Watch(
+            self._snapshot, self._cancel, self._end, self._round_trip, backend, limits, metrics
+        )
 
     def admit(
         self, tensors: Mapping[str, NDArray[Any]], parameters: str, request_id: str, sink: Sink
@@ -91,12 +95,17 @@ class Dispatcher:
         for entry in self._snapshot():
             self._end(entry, _shutting_down())
         self._preparers.shutdown(wait=True)
-        self._ready.put(None)
+        self._ready.put("end")
         self._responder.join()
         # A hung engine must not keep the server from ending.
         closer = threading.Thread(target=self._backend.close, name="close-engine", daemon=True)
         closer.start()
         closer.join(timeout=_CLOSE_SECONDS)
+
+    def _round_trip(self) -> float:
+        """When the response thread last came round; asks it to do so again."""
+        self._ready.put("sign")
+        return self._alive_at
 
     def _snapshot(self) -> list[Entry]:
         with self._lock:
@@ -155,8 +164,9 @@ class Dispatcher:
                 self._cancel(entry)
 
     def _respond(self) -> None:
-        while (entry := self._ready.get()) is not None:
-            if entry.closed:
+        while (entry := self._ready.get()) != "end":
+            self._alive_at = time.time()
+            if entry == "sign" or entry.closed:
                 continue
             try:
                 self._advance(entry)

@@ -8,7 +8,6 @@ thread shows them together once a second: a request waits for none of it.
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from typing import Any
 
@@ -53,7 +52,9 @@ class Metrics:
         self._active = gauge("requests_active", "Requests that hold a slot")
         self._waiting = gauge("requests_waiting", "Requests without a slot yet")
         self._kv_used = gauge("kv_cache_used_ratio", "Share of the KV cache in use")
-        self._report = gauge("report_timestamp_seconds", "When this was last shown; moves under requests")
+        self._alive = gauge(
+            "alive_timestamp_seconds", "When the thread that answers last came round; moves under requests"
+        )
         gauge("restarts", "How often the supervisor started this server again").set(restarts)
         self._queue = histogram("queue_seconds", "From a request's arrival to its slot")
         self._first_token = histogram(
@@ -74,8 +75,11 @@ class Metrics:
         with self._lock:
             self._gaps.observe(seconds / tokens, tokens)
 
-    def publish(self, stats: EngineStats) -> None:
-        """Show the load at this moment, and all that was noted since the last time."""
+    def publish(self, stats: EngineStats, alive_at: float) -> None:
+        """Show the load at this moment, and all that was noted since the last time.
+
+        alive_at: when the thread that answers last came round, in seconds since 1970.
+        """
         with self._lock:
             records, self._finished = self._finished, []
             self._gaps.publish()
@@ -90,7 +94,7 @@ class Metrics:
         self._waiting.set(stats.waiting)
         if stats.kv_used is not None:
             self._kv_used.set(stats.kv_used)
-        self._report.set(time.time())
+        self._alive.set(alive_at)
 
     def _count(self, records: list[RequestRecord]) -> None:
         for outcome, count in Counter(record.outcome for record in records).items():

@@ -25,6 +25,8 @@ class Watch:
     """A thread that sleeps while there are no requests.
 
     entries: the requests to look at. cancel: ends one whose caller gave up. end: ends one with an error.
+    round_trip: asks the thread that answers for a sign of life, and says when the last one came (in seconds
+    since 1970).
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Watch:
         entries: Callable[[], Sequence[Entry]],
         cancel: Callable[[Entry], None],
         end: Callable[[Entry, EnginewrightError], None],
+        round_trip: Callable[[], float],
         backend: EngineBackend,
         limits: FrontLimits,
         metrics: Metrics,
@@ -39,6 +42,7 @@ class Watch:
         self._entries = entries
         self._cancel = cancel
         self._end = end
+        self._round_trip = round_trip
         self._backend = backend
         self._limits = limits
         self._metrics = metrics
@@ -73,7 +77,7 @@ class Watch:
             now = time.monotonic()
             if now >= load_at or not entries:
                 stats = self._backend.stats()
-                self._metrics.publish(stats)
+                self._metrics.publish(stats, self._round_trip())
                 load_at = now + _LOAD_SECONDS
                 # An engine frees a slot after its request was answered: look until it has, then sleep.
                 if not entries and not stats.active and not stats.waiting:
