@@ -18,7 +18,7 @@ from enginewright_trtllm.kubernetes_nodes import leader_script
 from enginewright_trtllm.launch import Ports, ServerFlags, launch_server
 from enginewright_trtllm.target import TrtllmTarget
 from enginewright_trtllm.weights import engine_bytes
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trtllm_targets import FP8, NATIVE, QWQ, TARGETS
 
@@ -74,6 +74,7 @@ def test_compose_is_hardened_and_local(tmp_path: Path) -> None:
     assert "generate" in service["healthcheck"]["test"][-1]
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), min_size=1))
 def test_a_repository_path_reaches_docker_as_it_is(path: str) -> None:
     from enginewright_trtllm.deploy_compose import compose_file

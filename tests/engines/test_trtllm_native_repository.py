@@ -9,7 +9,7 @@ from enginewright_errors import UsageError
 from enginewright_trtllm.native_repository import place_repository
 from enginewright_trtllm.readable import unreadable
 from google.protobuf import text_format
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from trtllm_built import write_built
@@ -40,6 +40,7 @@ def test_the_place_has_to_be_new(tmp_path: Path) -> None:
         place_repository(built, tmp_path / "there")
 
 
+@settings(deadline=None)
 @given(uid=st.integers(0, 5), gid=st.integers(0, 5), mode=st.integers(0, 0o777))
 def test_who_may_read_a_file_is_told_by_owner_group_and_others(
     uid: int, gid: int, mode: int, tmp_path_factory: pytest.TempPathFactory

@@ -407,6 +407,30 @@ def test_the_container_that_would_fit_is_named() -> None:
     assert "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3" in finding.remedy
 
 
+def test_a_few_megabytes_less_are_the_same_card() -> None:
+    assert check_environment(ENGINE, MACHINE | {"gpus": [H100, H100 | {"memory_mib": 81_079}]}) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "driver", "cuda", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", "580.95.05", "13.1", []),
+        ("NVIDIA H100 80GB HBM3", "570.86.15", "13.1", ["warning"]),
+        ("NVIDIA GeForce RTX 4090", "570.86.15", "13.1", ["error"]),
+        ("NVIDIA GeForce RTX 4090", "570.86.15", None, []),
+        ("NVIDIA GeForce RTX 4090", "[N/A]", "13.1", []),
+    ],
+)
+def test_an_old_driver_stops_cards_that_have_no_compatibility_libraries(
+    name: str, driver: str, cuda: str | None, expected: list[str]
+) -> None:
+    gpu = H100 | {"name": name, "driver": driver}
+    found = check_environment(ENGINE, MACHINE | {"gpus": [gpu, gpu], "cuda": cuda})
+    assert [(finding.code, finding.severity) for finding in found] == [
+        ("environment-driver", severity) for severity in expected
+    ]
+
+
 def test_what_is_not_known_is_not_compared() -> None:
     assert check_environment(ENGINE, {}) == ()
     assert check_environment({}, MACHINE) == ()
