@@ -13,11 +13,12 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # $(call timed,WHAT,COMMAND): say what runs and how long it took.
 timed = @echo "==> $(1)"; start=$$(date +%s); $(2) || exit $$?; echo "==> $(1): $$(( $$(date +%s) - start )) s"
 
-.PHONY: help demo test lint clean
+.PHONY: help demo test gpu lint clean
 
 help:
 	@echo "make demo   checkpoint -> INT4-AWQ -> ONNX engine -> Triton -> a streamed answer"
 	@echo "make test   lint, types and all tests"
+	@echo "make gpu    on a CUDA GPU: quantize a model of QwQ-32B's shape, time and memory beside the plan"
 	@echo "make lint   ruff and mypy only"
 	@echo "make clean  remove .venv and everything that was built here (the cache in ~/.cache/enginewright stays)"
 
@@ -47,6 +48,11 @@ lint: $(VENV)/.dev
 
 test: lint
 	$(call timed,pytest,$(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS))
+
+# The Python that has torch with CUDA: this project's own if it is installed, else the system's.
+GPU_PYTHON ?= $(if $(wildcard $(VENV)/.cpu),$(BIN)/python,$(PYTHON))
+gpu:
+	@PYTHONPATH=build:engines:runtime:triton_repo:tests $(GPU_PYTHON) tests/gpu/measure.py $(GPU_ARGS)
 
 clean:
 	rm -rf $(VENV) models .pytest_cache .mypy_cache .ruff_cache .hypothesis

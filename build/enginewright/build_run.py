@@ -88,7 +88,7 @@ class BuildRun:
             entry = self.cache.obtain(step.request, make, self.reporter.advance)
             line.verb = "reused" if entry.reused else "built"
             size = sum(item.bytes for item in entry.files.values())
-            line.note = format_bytes(size) if size else "passed"
+            line.note = format_bytes(size) if size else str(entry.report.get("note", "passed"))
         self.entries[stage] = entry
         return entry
 
