@@ -70,6 +70,16 @@ def test_ask_and_chat_reach_a_secured_server(options: dict[str, str], tmp_path: 
         chat.shows("/help lists the commands")
 
 
+def test_bench_measures_a_secured_server(options: dict[str, str], tmp_path: Path) -> None:
+    load = ("--concurrency", "1", "--requests", "2", "--warmup", "0", "--natural-end")
+    sizes = ("--input-tokens", "4", "--output-tokens", "4", "--out", str(tmp_path / "out"))
+    with Command(tmp_path, "bench", *load, *sizes, *words(options)) as command:
+        assert command.code() == 0, command.errors()
+        assert "2 of 2" in command.text()
+    for file in (tmp_path / "out").rglob("*.json*"):
+        assert TOKEN not in file.read_text()
+
+
 @pytest.mark.parametrize(
     ("missing", "said"),
     [

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from enginewright_errors import StageFailed
 
-from enginewright.commands import options
+from enginewright.commands import connection, options
 from enginewright.commands.bench_options import BenchFlags, LengthShape, ProfileName
 from enginewright.interrupt import interruptible
 
@@ -33,9 +34,7 @@ bench_app = typer.Typer(rich_markup_mode=None)
 @bench_app.callback(invoke_without_command=True)
 def bench(
     context: typer.Context,
-    server: Annotated[
-        str, typer.Option("--server", metavar="HOST:PORT", help="gRPC address of the server.")
-    ] = "127.0.0.1:8001",
+    server: connection.Server = connection.SERVER,
     model: Annotated[str, typer.Option("--model", help="The model to ask.")] = "llm",
     concurrency: Annotated[
         str | None,
@@ -109,6 +108,10 @@ def bench(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the results [default: artifacts/...].")
     ] = None,
+    token_file: connection.TokenFile = None,
+    tls_ca: connection.TlsCa = None,
+    tls_cert: connection.TlsCert = None,
+    tls_key: connection.TlsKey = None,
     json_lines: options.JsonOption = False,
 ) -> None:
     """Measure a running server: a sweep of users, a rate of arrivals, or a search for the highest rate.
@@ -130,12 +133,12 @@ def bench(
     """
     if context.invoked_subcommand is not None:
         return
-    given = {name: value for name, value in context.params.items() if name not in ("out", "json_lines")}
-    flags = BenchFlags(**given)
+    flags = BenchFlags(**{item.name: context.params[item.name] for item in fields(BenchFlags)})
+    secured = connection.Secured(token_file, tls_ca, tls_cert, tls_key)
     folder = out or _default_folder(flags)
     with options.reporting(json_lines) as reporter, interruptible(clean=lambda: None):
         with _view(reporter, json_lines) as view:
-            result = asyncio.run(_measure(flags, folder, view))
+            result = asyncio.run(_measure(flags, secured, folder, view))
         _write_report(folder, reporter)
         _require_answers(result, folder)
         _show(result, folder, reporter)
@@ -169,13 +172,20 @@ def compare(
         reporter.result(_comparison_text(comparison), {"ok": True, **comparison.as_json()})
 
 
-async def _measure(flags: BenchFlags, folder: Path, view: LineView) -> BenchResult:
+async def _measure(
+    flags: BenchFlags, secured: connection.Secured, folder: Path, view: LineView
+) -> BenchResult:
     from enginewright_bench import Bench, LocalTokenizer, find_provenance
     from enginewright_client import AsyncTritonClient, Retry
 
     # A request that is repeated quietly would be measured as a slow one.
     async with AsyncTritonClient(
-        flags.server, model=flags.model, retry=Retry(attempts=1), metrics_address=flags.metrics
+        flags.server,
+        model=flags.model,
+        retry=Retry(attempts=1),
+        token=secured.token,
+        tls=secured.tls,
+        metrics_address=flags.metrics,
     ) as client:
         config = await client.model_config()
         level = flags.service_level()
