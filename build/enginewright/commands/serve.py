@@ -65,7 +65,7 @@ def serve(
 ) -> None:
     """Serve a repository with Triton; it is up when this command says so, which is after a generated token.
 
-    It is probed with a real request every 15 seconds, and started again when it or a model process dies or
+    It is probed with a real request every 10 seconds, and started again when it or a model process dies or
     hangs; after 5 restarts in 10 minutes it gives up.
 
     Ctrl-C and SIGTERM stop it: it takes no more requests, running ones have --drain-timeout to end, a second
