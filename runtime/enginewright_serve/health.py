@@ -4,7 +4,8 @@ A probe without an answer says little: behind a long queue, or while a long prom
 So the front's metrics decide. While there are requests its thread that answers shows a sign of life every
 second (`enginewright_alive_timestamp_seconds`), and the front itself watches the engine's steps and says
 `engine-stalled` when they cease. When the probe is unanswered and that sign has stopped, or there is nothing
-that the probe could wait for (`enginewright_requests_active` is 0), the model process is taken for hung.
+that the probe could wait for (`enginewright_requests_active` is 0), the server is taken for hung. Triton 2.51
+itself can do that: a stream that is cancelled while a response is written may lock it up for good.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class HealthPolicy:
     failures: errors in a row, in place of a token, that are taken for an engine that is broken.
     """
 
-    probe_seconds: float = 15.0
-    silence_seconds: float = 30.0
+    probe_seconds: float = 10.0
+    silence_seconds: float = 15.0
     failures: int = 3
 
 
@@ -77,7 +78,7 @@ class HealthCheck:
             if sign != seen or result.outcome == "fails":
                 seen, moved_at = sign, time.monotonic()
             elif time.monotonic() - moved_at >= self._policy.silence_seconds:
-                return f"the model process hangs: no answer for {self._policy.silence_seconds:g} s"
+                return f"the server hangs: no answer for {self._policy.silence_seconds:g} s"
             if result.outcome != "silent":
                 self._stopping.wait(_RETRY_SECONDS)
         return None

@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 import pytest
 from enginewright_client import InvalidRequest, RequestError, SamplingParams, TritonClient
-from enginewright_serve import Supervisor, TritonServer
+from enginewright_serve import HealthPolicy, Supervisor, SupervisorPolicy, TritonServer
 from runtime.conftest import eventually, metric
 from runtime.resources import is_flat, resources_of
 from tritonclient.grpc import service_pb2 as pb
@@ -30,6 +30,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 SLOW = os.environ.get("ENGINEWRIGHT_SLOW") == "1"
 GREEDY = SamplingParams(max_tokens=16, temperature=0.0)
 LONG = SamplingParams(max_tokens=4000, min_tokens=4000, temperature=0.0)
+QUICK = HealthPolicy(probe_seconds=5.0, silence_seconds=10.0)
 ACTIVE, WAITING = "enginewright_requests_active", "enginewright_requests_waiting"
 
 
@@ -177,12 +178,13 @@ def test_prompts_of_100_mb_leave_no_memory_behind(server: TritonServer, client: 
 def test_starting_and_cancelling_loses_no_slot_and_no_memory(
     tiny_repository: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """Triton 2.51 itself dies once in some 10,000s of cancelled calls: such a restart is counted and shown,
-    and memory is compared within one life of the server."""
+    """Triton 2.51 itself dies or locks up once in some 10,000 cancelled streams (its thread that cancels and
+    its thread that writes wait for each other). The supervisor notices; here such a restart is counted and
+    shown, and memory is compared within one life of the server."""
     cycles = 10_000 if SLOW else 500
     restarts: list[str] = []
     with TritonServer(tiny_repository) as server, ThreadPoolExecutor(9) as threads:
-        supervisor = Supervisor(server, restarts.append)
+        supervisor = Supervisor(server, restarts.append, SupervisorPolicy(health=QUICK))
         supervising = threads.submit(supervisor.run)
         try:
             run_cycles(threads, server, cycles // 5)  # everything is allocated once
@@ -193,7 +195,7 @@ def test_starting_and_cancelling_loses_no_slot_and_no_memory(
                 assert client.generate("Hello", GREEDY).usage.output_tokens
             record_property("restarts", restarts)
             print(f"{cycles} cycles, restarts: {restarts}, {before} -> {resources_of(server)}")
-            assert len(restarts) <= cycles // 5000, restarts
+            assert len(restarts) <= 1 + cycles // 5000, restarts
             if server.pid == life:
                 eventually(lambda: is_flat(before, resources_of(server)), "it grew")
         finally:

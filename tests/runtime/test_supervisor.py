@@ -114,7 +114,7 @@ def test_a_model_process_that_hangs_is_replaced(fake_repository: Callable[..., P
         os.kill(traces.processes()[STUB], signal.SIGSTOP)
         eventually(lambda: watched.reports, "nobody noticed")
         # Triton sometimes finds out for itself, and answers with an error.
-        assert re.search("the model process hangs|is not healthy", watched.reports[0])
+        assert re.search("the server hangs|is not healthy", watched.reports[0])
         assert watched.answers()
 
 

@@ -23,14 +23,17 @@ class Recorder:
         if session is None or session.num_output_tokens == entry.tokens_told or self._is_probe(entry):
             return
         now = time.monotonic()
-        if entry.tokens_told:
-            self._metrics.token_gap(now - entry.told_at, session.num_output_tokens - entry.tokens_told)
-        entry.tokens_told, entry.told_at = session.num_output_tokens, now
+        if not entry.tokens_told:
+            entry.tokens_told, entry.told_at = 1, session.first_token_ns / 1e9
+        if new := session.num_output_tokens - entry.tokens_told:
+            self._metrics.token_gap(max(now - entry.told_at, 0.0), new)
+            entry.tokens_told, entry.told_at = session.num_output_tokens, now
 
     def closed(self, entry: Entry, outcome: RequestOutcome, cause: str | None) -> None:
         """`entry` has ended. cause: the code of the error, if that ended it."""
         if self._is_probe(entry):
             return
+        self.advanced(entry)
         record = record_of(entry, outcome, cause)
         self._metrics.finished(record)
         if self._settings.log_requests:

@@ -85,7 +85,7 @@ def serve(
 ) -> None:
     """Serve a repository with Triton; it is up when this command says so, which is after a generated token.
 
-    It is probed with a real request every 15 seconds, and started again when it or a model process dies or
+    It is probed with a real request every 10 seconds, and started again when it or a model process dies or
     hangs; after 5 restarts in 10 minutes it gives up.
 
     TensorRT-LLM engines are served by mpirun where a tritonserver with their backend is installed, as it is
