@@ -53,7 +53,8 @@ def quantizer(dtype: str, scale: np.float32) -> Callable[[Bytes], Bytes]:
         # Rounded to odd, the 8 significant bits of BF16 have the same nearest value of 4 bits as all 24
         # (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
         odd = (bits >> 16) | (bits & 0xFFFF != 0)
-        return of_quotient.take(odd)
+        codes: Bytes = of_quotient.take(odd)
+        return codes
 
     return quantize
 
