@@ -25,12 +25,18 @@ RUN_HERE = {
     "build-engine ./Qwen2.5-0.5B-Instruct --qformat fp8": "built: ",
     "enginewright check qwq-32b-fp8-h100": "preflight: no findings",
     f"enginewright verify {REPOSITORY}": "",
+    f"enginewright report {REPOSITORY} --html report.html --markdown card.md": "The gate held.",
+    "enginewright compare ./Qwen2.5-0.5B-Instruct --formats int4_awq,fp8,none --html formats.html": "fp8",
 }
+BENCH = (
+    f"enginewright bench --repository {REPOSITORY} --concurrency 1,8 --input-tokens 128 --output-tokens 64"
+)
 RUN_ELSEWHERE = {
     "make demo": "test_demo_builds_serves_asks_and_stops",
     "build-engine my-model.yaml": "test_a_misspelt_field_is_answered_as_shown",
     f"enginewright serve {REPOSITORY}": "test_serve_ask_and_the_python_example",
     'enginewright ask "What is the capital of France?"': "test_serve_ask_and_the_python_example",
+    BENCH: "test_the_benchmark_has_the_columns_that_are_shown",
 }
 
 
@@ -125,3 +131,12 @@ def test_serve_ask_and_the_python_example(
     [example] = blocks("python")
     exec(example.replace("127.0.0.1:8001", served), {})
     assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.timeout(1800)
+def test_the_benchmark_has_the_columns_that_are_shown(served: str, folder: Path) -> None:
+    ended = run(f"{BENCH} --requests 8 --warmup 1 --server {served}", folder)
+    assert ended.returncode == 0, ended.stderr
+    header = ended.stdout.partition("concurrency-1")[0].splitlines()[-1]
+    assert any(header.split() == line.split() for block in blocks("console") for line in block.splitlines())
+    assert "of 8" in ended.stdout
