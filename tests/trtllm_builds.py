@@ -19,6 +19,9 @@ from gpu_host import GpuHost
 SETTINGS = (
     "name=tiny",
     "quantization.calibration={samples: 2, length: 64}",
+    # Random weights lose more than a trained model does.
+    "report={samples: 1, length: 32, prompts: 0, items: 0}",
+    "gate={max_kl: 10.0, min_top1: 0.0, max_perplexity_ratio: 100.0}",
     "trtllm.max_seq_len=256",
     "trtllm.max_num_tokens=256",
     "trtllm.max_batch_size=4",

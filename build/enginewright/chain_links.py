@@ -75,6 +75,8 @@ def _trtllm(chain: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     given = chain["checkpoint"]["request"]["inputs"]
     if "quantize" in chain:
         links["quantize"] = _ONNX["quantize"]
+    if "report" in chain:
+        links["report"] = {"source": "source", "checkpoint": "quantize"}
     links["checkpoint"] = {
         name: before
         for name, before in made_from.items()

@@ -37,7 +37,7 @@ class Handoff:
     @property
     def beginning(self) -> dict[str, Any]:
         """The links before the checkpoint, which only the machine that wrote it could make."""
-        first = ("source", "calibration", "quantize")
+        first = ("source", "calibration", "quantize", "report")
         return {stage: self.chain[stage] for stage in first if stage in self.chain}
 
 

@@ -105,8 +105,7 @@ def _portable(recipe: Recipe | TrtllmRecipe) -> dict[str, Any]:
     """The recipe without this machine's paths: the chain says what was at them."""
     data = recipe.model_dump()
     places = [(data["checkpoint"], "source"), (data["quantization"]["calibration"], "data")]
-    if "report" in data:
-        places += [(data["report"], "data"), (data["report"], "tasks")]
+    places += [(data["report"], "data"), (data["report"], "tasks")]
     for section, field in places:
         if section[field].startswith("/"):
             section[field] = section[field].rstrip("/").rpartition("/")[2]

@@ -49,14 +49,16 @@ def publish(
 
 
 def keep_rejected(
-    output: Path, engine: Entry, manifest: Mapping[str, Any], report: Mapping[str, Any], error: GateFailed
+    output: Path, artifact: Entry, manifest: Mapping[str, Any], report: Mapping[str, Any], error: GateFailed
 ) -> Path:
-    """The engine that did not pass, beside where it would have gone: for a look, not for serving."""
+    """The engine or checkpoint that did not pass, beside where it would have gone: for a look, not for
+    serving."""
     path = output.with_name(f"{output.name}.rejected")
 
     def fill(folder: Path) -> None:
-        (folder / "engine").mkdir()
-        link_tree(engine.folder, folder / "engine")
+        name = "checkpoint" if artifact.request.stage == "quantize" else "engine"
+        (folder / name).mkdir()
+        link_tree(artifact.folder, folder / name)
         (folder / MANIFEST).write_bytes(json_bytes(manifest))
         reason = {"code": error.code, "message": error.message, "hint": error.hint}
         (folder / REPORT).write_bytes(json_bytes({**report, "rejected": reason}))

@@ -19,6 +19,7 @@ from enginewright.quality.texts import ReportTexts
 from enginewright.recipe import QuantizationRecipe, Recipe
 from enginewright.stages.compile import compile_engine, engine_options
 from enginewright.stages.package import package
+from enginewright.trtllm_recipe import TrtllmRecipe
 from enginewright.versions import stage_versions
 
 __all__ = [
@@ -110,9 +111,13 @@ def verify_step(recipe: Recipe, checkpoint: str, engine: str) -> Step:
     return Step(StageRequest("verify", inputs, recipe.verify.model_dump(), versions), make)
 
 
-def report_step(recipe: Recipe, source: str, checkpoint: str, engine: str, texts: ReportTexts) -> Step:
+def report_step(
+    recipe: Recipe | TrtllmRecipe, source: str, checkpoint: str, engine: str | None, texts: ReportTexts
+) -> Step:
     """Like verify's, its result has no files: the figures are in its report. Whether they are good enough is
-    the gate's to say, so that another bound costs no measurement."""
+    the gate's to say, so that another bound costs no measurement.
+
+    engine: None where it does not run on this machine, as TensorRT-LLM's."""
     quantized = recipe.quantization.format != "none"
 
     def make(folders: Inputs, out: Path, advance: Advance) -> Made:
@@ -121,7 +126,7 @@ def report_step(recipe: Recipe, source: str, checkpoint: str, engine: str, texts
         report = measure_quality(
             folders["source"],
             folders["checkpoint"] if quantized else None,
-            folders["engine"],
+            folders.get("engine"),
             texts,
             recipe.report.answer_tokens,
             out,
@@ -132,7 +137,9 @@ def report_step(recipe: Recipe, source: str, checkpoint: str, engine: str, texts
 
     libraries = ("onnxruntime", "torch", "transformers", "numpy")
     versions = stage_versions(code=("enginewright.stages.report",), libraries=libraries)
-    inputs = {"source": source, "checkpoint": checkpoint, "engine": engine, "texts": texts.sha256}
+    inputs = {"source": source, "checkpoint": checkpoint, "texts": texts.sha256}
+    if engine is not None:
+        inputs["engine"] = engine
     parameters = {"answer_tokens": recipe.report.answer_tokens, "sensitivity": recipe.report.sensitivity}
     return Step(StageRequest("report", inputs, parameters, versions), make)
 

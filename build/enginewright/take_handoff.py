@@ -22,6 +22,8 @@ _FIXED = (
     ("checkpoint",),
     ("quantization",),
     ("context",),
+    ("report",),
+    ("gate",),
     ("trtllm", "tp"),
     ("trtllm", "pp"),
     ("trtllm", "kv_cache"),

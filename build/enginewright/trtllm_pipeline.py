@@ -1,4 +1,4 @@
-"""plan -> quantize -> checkpoint -> verify -> compile -> package, for TensorRT-LLM.
+"""plan -> quantize -> report -> checkpoint -> verify -> compile -> package, for TensorRT-LLM.
 
 Recipe, cards and the builder that is here are judged before anything is downloaded. Where nothing can build
 engines, the build ends after `verify` with a folder that goes on elsewhere (`handoff`).
@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from enginewright_errors import UsageError
+from enginewright_errors import GateFailed, UsageError
 from enginewright_trtllm.find_builder import find_builder
 from enginewright_trtllm.target import TrtllmTarget
+from enginewright_trtllm.weights import source_bytes
 
 from enginewright.build_run import BuildResult, BuildRun
 from enginewright.cache import Cache, Entry, default_cache_folder
@@ -27,9 +28,12 @@ from enginewright.manifest import first_links, make_manifest, manifest_key
 from enginewright.next_steps import next_steps
 from enginewright.output import OutputFolder
 from enginewright.progress import Reporter
-from enginewright.publish import publish
+from enginewright.publish import keep_rejected, publish
+from enginewright.quality.figures import read_quality_report
+from enginewright.quality.gate import GateBounds, check_gate, gate_bounds
+from enginewright.quality.texts import load_report_texts
 from enginewright.source import resolve_source
-from enginewright.steps import Step, modelopt_step
+from enginewright.steps import Step, modelopt_step, report_step
 from enginewright.take_handoff import check_same_checkpoint, taken_checkpoint_step
 from enginewright.trtllm_plan import (
     Here,
@@ -102,10 +106,13 @@ def build_trtllm(
         reporter.name_width = max(len(compile_stage(variant)) for variant in target.variants)
         room = _Room(Here(available_memory(), free_disk(cache.root)), builder is not None, force)
         if handoff is None:
-            plan, beginning = _write_checkpoints(run, planner, room, target)
+            plan, beginning = _write_checkpoints(run, planner, room, target, folder.path)
         else:
             plan, beginning = _take_checkpoints(run, planner, room, handoff)
         checkpoint = run.entries["checkpoint"]
+        measured = None
+        if "report" in run.entries or "report" in beginning:
+            measured = run.entries["report"].request.key if handoff is None else beginning["report"]["key"]
         verified = run.obtain(verify_step(target, checkpoint.digest), checkpoint=checkpoint.folder)
         steps = engine_steps(
             target,
@@ -117,12 +124,12 @@ def build_trtllm(
         )
         if steps is None:
             _check_handoff(folder.path, handoff, reason)
-            step = handoff_step(target, checkpoint.digest, verified.request.key)
+            step = handoff_step(target, checkpoint.digest, verified.request.key, measured)
             last = run.obtain(step, checkpoint=checkpoint.folder)
         else:
-            last = _package(run, plan, steps, checkpoint, verified)
+            last = _package(run, plan, steps, checkpoint, verified, measured)
         manifest = make_manifest(recipe, plan.figures(), beginning, run.entries)
-        report = {"plan": plan.as_json(), "stages": run.stage_reports(_planned(plan))}
+        report = _report(run, plan)
         with explained("output", folder.path):
             published = publish(folder, last, manifest, report, cache)
     return BuildResult(
@@ -183,9 +190,9 @@ def _config_at_hand(recipe: TrtllmRecipe, handoff: Handoff | None) -> Mapping[st
 
 
 def _write_checkpoints(
-    run: BuildRun, planner: _Planner, room: _Room, target: TrtllmTarget
+    run: BuildRun, planner: _Planner, room: _Room, target: TrtllmTarget, output: Path
 ) -> tuple[TrtllmPlan, dict[str, Any]]:
-    """fetch, quantize, checkpoint. Returns the plan and the links before the stages."""
+    """fetch, quantize, report, checkpoint. Returns the plan and the links before the stages."""
     recipe, cache = planner.recipe, run.cache
 
     def before_weights(folder: Path) -> None:
@@ -214,7 +221,20 @@ def _write_checkpoints(
         if cache.peek(checkpoint_step(target, plan.dims, link["digest"], known).request) is not None:
             cached.append("checkpoint")
     room.require(plan, cached)
+    texts = load_report_texts(recipe.report, source.folder, target.variants[0].max_seq_len)
     quantized = run.obtain(quantize, source=source.folder)
+    measured = run.obtain(
+        report_step(recipe, link["digest"], quantized.digest, None, texts),
+        source=source.folder,
+        checkpoint=quantized.folder,
+    )
+    try:
+        check_gate(read_quality_report(measured.report["measured"]), _bounds(plan))
+    except GateFailed as error:
+        manifest = make_manifest(recipe, plan.figures(), first_links(link, calibration), run.entries)
+        kept = keep_rejected(output, quantized, manifest, _report(run, plan), error)
+        error.hint = f"{error.hint}; the rejected checkpoint is in {kept}"
+        raise
     run.obtain(
         checkpoint_step(target, plan.dims, link["digest"], quantized.digest),
         quantized=quantized.folder,
@@ -235,7 +255,12 @@ def _take_checkpoints(
 
 
 def _package(
-    run: BuildRun, plan: TrtllmPlan, steps: Mapping[str, Step], checkpoint: Entry, verified: Entry
+    run: BuildRun,
+    plan: TrtllmPlan,
+    steps: Mapping[str, Step],
+    checkpoint: Entry,
+    verified: Entry,
+    measured: str | None,
 ) -> Entry:
     engines = {variant: run.obtain(step, checkpoint=checkpoint.folder) for variant, step in steps.items()}
     step = package_step(
@@ -245,6 +270,7 @@ def _package(
         checkpoint.digest,
         {variant: entry.digest for variant, entry in engines.items()},
         verified.request.key,
+        measured,
     )
     folders = {entry.request.stage: entry.folder for entry in engines.values()}
     return run.obtain(step, checkpoint=checkpoint.folder, **folders)
@@ -264,6 +290,16 @@ def _check_handoff(output: Path, handoff: Handoff | None, reason: str) -> None:
             code="no-builder",
             hint="give another --output for the checkpoints, which are then taken to a GPU",
         )
+
+
+def _bounds(plan: TrtllmPlan) -> GateBounds:
+    parameters = source_bytes(plan.dims) // 2
+    return gate_bounds(plan.recipe.gate, plan.recipe.quantization.format, parameters)
+
+
+def _report(run: BuildRun, plan: TrtllmPlan) -> dict[str, Any]:
+    stages = run.stage_reports(_planned(plan))
+    return {"plan": plan.as_json(), "gate": asdict(_bounds(plan)), "stages": stages}
 
 
 def _planned(plan: TrtllmPlan) -> dict[str, Any]:

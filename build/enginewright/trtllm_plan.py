@@ -23,6 +23,7 @@ from enginewright_trtllm.plan_table import plan_table
 from enginewright_trtllm.preflight import preflight
 from enginewright_trtllm.stage_costs import StageCost
 from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.weights import source_bytes
 
 from enginewright.checkpoint import check_config
 from enginewright.json_file import read_json_object
@@ -61,9 +62,18 @@ class TrtllmPlan:
 
     def figures(self) -> dict[str, Any]:
         """What follows from recipe and model alone: the same on every machine."""
+        native = self.target.variants[0].name
         return {
             "rows": dict(plan_table(self.gpus)),
-            "kv_bytes_per_token": self.gpus.kv_bytes_per_token,
+            "sizes": {
+                "source_bytes": source_bytes(self.dims),
+                "weight_bytes": self.gpus.weights[native],
+                "step_bytes": self.gpus.read_bytes,
+                "kv_bytes_per_token": self.gpus.kv_bytes_per_token,
+                "sequences": self.target.max_batch_size,
+            },
+            # Of the cards that decode a step together.
+            "read_bandwidth": find_gpu(self.target.gpu).bandwidth * self.target.tp,
             "weight_bytes": dict(self.gpus.weights),
             "kv_tokens": {item.variant.name: item.kv_tokens for item in self.gpus.memory.variants},
             "stages": {_stage_name(cost): asdict(cost) for cost in self.gpus.stages},

@@ -19,8 +19,10 @@ from enginewright.recipe import (
     CalibrationRecipe,
     CheckpointRecipe,
     ContextRecipe,
+    GateRecipe,
     Line,
     QuantizationRecipe,
+    ReportRecipe,
     Section,
     ServingRecipe,
 )
@@ -68,6 +70,19 @@ class TrtllmEngines(Section):
     container: str = Field(default=PINNED_CONTAINER, pattern=r"^[0-9]{2}\.[0-9]{2}$")
 
 
+class TrtllmReport(ReportRecipe):
+    """Of the quantized checkpoint: its engine does not run where it is measured, so nothing is answered."""
+
+    prompts: int = Field(default=0, ge=0, le=0)
+    problems: int = Field(default=0, ge=0, le=0)
+
+
+class TrtllmGate(GateRecipe):
+    """Bounds of the quantized checkpoint. Rank files have one format for all layers: nothing to repair."""
+
+    repair: Literal[False] = False
+
+
 # What the built-in text gives at most, by the tokenizer that cuts it smallest of those that were tried.
 _BUILTIN_TOKENS = 20_000
 
@@ -81,6 +96,8 @@ class TrtllmRecipe(Section):
     trtllm: TrtllmEngines = TrtllmEngines()
     # `native` is what the model was trained on; `long` adds a second engine with YaRN.
     context: ContextRecipe = ContextRecipe()
+    report: TrtllmReport = TrtllmReport()
+    gate: TrtllmGate = TrtllmGate()
     serving: ServingRecipe = ServingRecipe()
 
     @model_validator(mode="after")

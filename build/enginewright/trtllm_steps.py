@@ -1,6 +1,7 @@
 """The stages of a TensorRT-LLM build as cached steps, as `steps` has those of an ONNX one.
 
 quantize         ModelOpt's unified checkpoint; not for 16-bit engines
+report           what it lost; the gate is judged before rank files are written
 checkpoint       rank files of every variant, and what the front reads of the model
 verify           the rank files read back
 compile-VARIANT  an engine. trtllm-build times kernels and picks the fastest, so two builds of the same
@@ -139,8 +140,10 @@ def package_step(
     checkpoint: str,
     engines: Mapping[str, str],
     verified: str,
+    measured: str | None,
 ) -> Step:
-    """engines: digests by variant. verified: the key of the verification that passed."""
+    """engines: digests by variant. verified, measured: the keys of the verification that passed and of the
+    report that kept the gate, None where nothing was quantized."""
 
     def make(folders: Inputs, out: Path, advance: Advance) -> Made:
         package_trtllm(
@@ -154,7 +157,7 @@ def package_step(
         )
         return Made()
 
-    inputs = {"checkpoint": checkpoint, "verified": verified}
+    inputs = _judged(checkpoint, verified, measured)
     inputs |= {compile_stage(variant): engines[variant.name] for variant in target.variants}
     parameters = {"name": recipe.name, **recipe.serving.model_dump(), **_served(target)}
     versions = stage_versions(
@@ -163,7 +166,7 @@ def package_step(
     return Step(StageRequest("package", inputs, parameters, versions), make)
 
 
-def handoff_step(target: TrtllmTarget, checkpoint: str, verified: str) -> Step:
+def handoff_step(target: TrtllmTarget, checkpoint: str, verified: str, measured: str | None) -> Step:
     """The folder that is taken to a GPU: rank files by hard link, and the script that builds engines."""
     script = render_build_script(
         target, {variant.name: f"{CHECKPOINT_FOLDER}/{variant.name}" for variant in target.variants}
@@ -175,8 +178,13 @@ def handoff_step(target: TrtllmTarget, checkpoint: str, verified: str) -> Step:
         (out / BUILD_SCRIPT).write_text(script, encoding="utf-8")
         return Made()
 
-    inputs = {"checkpoint": checkpoint, "verified": verified}
+    inputs = _judged(checkpoint, verified, measured)
     return Step(StageRequest("handoff", inputs, {"script": digest(script)}, {}), make)
+
+
+def _judged(checkpoint: str, verified: str, measured: str | None) -> dict[str, str]:
+    inputs = {"checkpoint": checkpoint, "verified": verified}
+    return inputs if measured is None else {**inputs, "measured": measured}
 
 
 def _served(target: TrtllmTarget) -> dict[str, Any]:

@@ -88,11 +88,11 @@ def read_limit(repository: Path, bandwidth: tuple[float, str] | None) -> Physica
         streams = int(plan["sizes"]["sequences"])
     except (OSError, ValueError, KeyError, TypeError):
         return (
-            f"{repository}/manifest.json has no sizes of a decode step; for GPUs give --weight-bytes and "
-            "--kv-bytes, which `enginewright check` prints, and --memory-bandwidth"
+            f"{repository}/manifest.json has no sizes of a decode step; give --weight-bytes, --kv-bytes and "
+            "--memory-bandwidth"
         )
-    if bandwidth is None and manifest["target"] != "onnx":
-        return f"the GPUs of {repository} are not known: give --memory-bandwidth, of all of them together"
+    if bandwidth is None and "read_bandwidth" in plan:
+        bandwidth = float(plan["read_bandwidth"]), "of the plan's GPUs"
     if bandwidth is None:
         try:
             speed = float(_load(repository / "report.json")["plan"]["machine"]["read_bandwidth"])

@@ -15,7 +15,7 @@ from enginewright.verify_repository import verify_repository
 from gpu_host import H100, GpuHost
 
 STAGES = ("quantize", "compile", "verify", "report", "package")
-TRTLLM = ("quantize", "checkpoint", "verify", "compile-native", "compile-long", "package")
+TRTLLM = ("quantize", "report", "checkpoint", "verify", "compile-native", "compile-long", "package")
 TESTS = Path(__file__).parents[1]
 
 Ask = Callable[..., dict[str, Any]]
@@ -59,16 +59,20 @@ def ask(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ask]:
         stdin.close()
 
 
-COMMON = ("quantization.group_size=64", "quantization.calibration={samples: 2, length: 64}")
+COMMON = (
+    "quantization.group_size=64",
+    "quantization.calibration={samples: 2, length: 64}",
+    "gate={max_kl: 10.0, min_top1: 0.0, max_perplexity_ratio: 100.0}",
+)
 SETTINGS = {
     "onnx": (
         *COMMON,
         "verify={samples: 1, length: 16, max_kl: 10.0, min_top1: 0.0}",
         "report={samples: 1, length: 16, prompts: 1, answer_tokens: 4, items: 1}",
-        "gate={max_kl: 10.0, min_top1: 0.0, max_perplexity_ratio: 100.0}",
     ),
     "trtllm": (
         *COMMON,
+        "report={samples: 1, length: 16, prompts: 0, items: 0}",
         "trtllm.max_seq_len=256",
         "trtllm.max_num_tokens=256",
         "context={native: 256, long: {max_seq_len: 1024, factor: 4.0}}",

@@ -17,7 +17,9 @@ from build_runs import flip
 from enginewright.durable import json_bytes
 from enginewright.hashing import digest
 from enginewright.manifest import engine_records
+from enginewright.quality.record import read_record
 from enginewright.verify_repository import verify_repository
+from enginewright_bench import read_limit
 from enginewright_errors import (
     DoesNotFit,
     GateFailed,
@@ -35,7 +37,7 @@ from tritonclient.grpc import model_config_pb2
 from trtllm_builds import SETTINGS, Builds
 
 LONG = ("context.native=256", "context.long={max_seq_len: 1024, factor: 4.0}")
-FP8 = ["quantize", "checkpoint", "verify", "compile-native", "package"]
+FP8 = ["quantize", "report", "checkpoint", "verify", "compile-native", "package"]
 
 
 @pytest.fixture(scope="module")
@@ -55,19 +57,21 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GpuHost:
 
 @pytest.fixture(scope="module")
 def quantized(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache's folder with the FP8 quantization: it takes seconds, and nearly every test needs it."""
+    """A cache with the FP8 quantization and its report: they take seconds, and nearly every test needs
+    them."""
     root = tmp_path_factory.mktemp("quantized")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", "/usr/bin:/bin")
         build = Builds(root / "root", GpuHost(root / "host"))
         build(checkpoint)
-    return build.cache / "quantize"
+    return build.cache
 
 
 @pytest.fixture
 def build(tmp_path: Path, host: GpuHost, quantized: Path) -> Builds:
     made = Builds(tmp_path / "root", host)
-    shutil.copytree(quantized, made.cache / "quantize", copy_function=os.link)
+    for stage in ("quantize", "report"):
+        shutil.copytree(quantized / stage, made.cache / stage, copy_function=os.link)
     return made
 
 
@@ -108,7 +112,7 @@ def test_a_build_on_a_gpu_host_ends_in_a_repository_that_is_clean(
     [
         (("trtllm.kv_cache=fp8", *LONG), FP8, 1),
         (("quantization.format=int4_awq", "quantization.group_size=64", "trtllm.tp=2", *LONG), FP8, 2),
-        (("quantization.format=none", "trtllm.workers=1", "trtllm.tp=4"), FP8[1:], 4),
+        (("quantization.format=none", "trtllm.workers=1", "trtllm.tp=4"), FP8[2:], 4),
     ],
 )
 def test_every_format_has_checkpoints_that_upstream_loads_as_meant(
@@ -132,6 +136,33 @@ def test_every_format_has_checkpoints_that_upstream_loads_as_meant(
     assert models == {"tensorrt_llm", "tensorrt_llm_long"} if "long" in variants else {"tensorrt_llm"}
     assert check_repository(gpu_build.out) == ()
     assert verify_repository(gpu_build.out).manifest_sha256 == result.manifest_sha256
+
+
+def test_a_quantization_that_loses_too_much_ends_the_build_before_rank_files(
+    build: Builds, checkpoint: Path
+) -> None:
+    error = build.fails(GateFailed, checkpoint, "gate.max_kl=0.0000001")
+    assert "mean KL from the original" in error.message
+    assert error.exit_code == 5
+    rejected = build.out.with_name("out.rejected")
+    assert str(rejected) in error.hint
+    assert (rejected / "checkpoint" / "hf_quant_config.json").is_file()
+    assert read_record(rejected).rejected == error.message
+    assert not build.out.exists()
+    assert not (build.cache / "checkpoint").exists()
+
+
+def test_another_gate_costs_no_other_engine(gpu_build: Builds, checkpoint: Path) -> None:
+    gpu_build(checkpoint)
+    assert read_record(gpu_build.out).report.judged is not None
+    assert not isinstance(read_limit(gpu_build.out, None), str)
+    assert gpu_build(checkpoint, "gate.max_kl=9.0").reused == dict.fromkeys(FP8, True)
+
+
+def test_what_needs_an_engine_to_answer_is_refused(checkpoint: Path, build: Builds) -> None:
+    for setting in ("report.prompts=2", "report.problems=2", "gate.repair=true"):
+        error = build.fails(RecipeError, checkpoint, setting)
+        assert setting.partition("=")[0] in error.message
 
 
 def test_two_contexts_share_their_weights(gpu_build: Builds, checkpoint: Path) -> None:
@@ -301,7 +332,7 @@ def test_another_machine_than_the_recipes_is_refused_before_anything_is_fetched(
     assert message in error.message
     assert hint in error.hint
     assert error.exit_code == 2
-    assert names_of(gpu_build.cache) == {"quantize"}, "the build did not begin"
+    assert names_of(gpu_build.cache) == {"quantize", "report"}, "the build did not begin"
 
 
 def test_what_cannot_work_is_said_before_anything_is_fetched(build: Builds) -> None:
@@ -310,7 +341,7 @@ def test_what_cannot_work_is_said_before_anything_is_fetched(build: Builds) -> N
     assert "would fit" in error.hint
     error = build.fails(RecipeError, Path("Qwen/QwQ-32B"), "trtllm.tp=3", "trtllm.gpus=3")
     assert "num_attention_heads 40" in error.message
-    assert names_of(build.cache) == {"quantize"}, "the build did not begin"
+    assert names_of(build.cache) == {"quantize", "report"}, "the build did not begin"
 
 
 def test_container_without_docker_is_said_at_once(build: Builds, checkpoint: Path) -> None:

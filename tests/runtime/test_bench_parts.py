@@ -160,5 +160,8 @@ def test_a_limit_that_is_not_known_is_not_guessed(tmp_path: Path) -> None:
     limit = read_limit(tmp_path, (180.0, "given"))
     assert not isinstance(limit, str)
     assert limit.step_seconds(2, 10) == (90 + 2 * 10 * 4) / 180
-    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "target": "tensorrt_llm"}))
-    assert "the GPUs of" in str(read_limit(tmp_path, None))
+    on_gpus = {"target": "trtllm", "plan": {"sizes": sizes, "read_bandwidth": 360.0}}
+    (tmp_path / "manifest.json").write_text(json.dumps(on_gpus))
+    limit = read_limit(tmp_path, None)
+    assert not isinstance(limit, str)
+    assert limit.step_seconds(2, 10) == (90 + 2 * 10 * 4) / 360
