@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, TypeVar
 
-__all__ = ["Interrupted", "interruptible"]
+__all__ = ["Interrupted", "interruptible", "run_interruptible"]
+
+Result = TypeVar("Result")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _GRACE = 1.3  # seconds for the main thread to end by itself
@@ -60,3 +64,28 @@ def interruptible(clean: Callable[[], None]) -> Iterator[None]:
         wakeup.close()
         watcher.join()
         ours.close()
+
+
+def run_interruptible(work: Coroutine[Any, Any, Result]) -> Result:
+    """`asyncio.run`, whose SIGINT and SIGTERM cancel `work` and then raise Interrupted.
+
+    What a signal handler of Python raises between two steps of a loop is logged by asyncio and lost.
+    """
+
+    async def run() -> Result:
+        task, loop, received = asyncio.ensure_future(work), asyncio.get_running_loop(), list[int]()
+
+        def interrupt(number: int) -> None:
+            received.append(number)
+            task.cancel()
+
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, interrupt, number)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            if received:
+                raise Interrupted(received[0]) from None
+            raise
+
+    return asyncio.run(run())

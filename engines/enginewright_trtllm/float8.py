@@ -44,7 +44,8 @@ def quantizer(dtype: str, scale: np.float32) -> Callable[[Bytes], Bytes]:
     """
     if dtype != "F32":
         table = quantization_table(dtype, scale)
-        return lambda block: table.take(block.view(np.uint16))
+        # Not `take`, which is quicker but makes 64-bit indices of a whole block first: 65 MiB more.
+        return lambda block: table[block.view(np.uint16)]
     of_quotient = quantization_table("BF16", np.float32(1.0))
 
     def quantize(block: Bytes) -> Bytes:
@@ -52,8 +53,10 @@ def quantizer(dtype: str, scale: np.float32) -> Callable[[Bytes], Bytes]:
             bits = (block.view(np.float32) / scale).view(np.uint32)
         # Rounded to odd, the 8 significant bits of BF16 have the same nearest value of 4 bits as all 24
         # (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
-        odd = (bits >> 16) | (bits & 0xFFFF != 0)
-        codes: Bytes = of_quotient.take(odd)
+        inexact = bits & 0xFFFF != 0
+        bits >>= 16
+        bits |= inexact
+        codes: Bytes = of_quotient[bits.astype(np.uint16)]
         return codes
 
     return quantize

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from enginewright_errors import StageFailed
 
 from enginewright.commands import connection, options
 from enginewright.commands.bench_options import BenchFlags, LengthShape, ProfileName
-from enginewright.interrupt import interruptible
+from enginewright.interrupt import run_interruptible
 
 if TYPE_CHECKING:
     from enginewright_bench import Bench, BenchResult, Comparison, LineView
@@ -136,9 +135,9 @@ def bench(
     flags = BenchFlags(**{item.name: context.params[item.name] for item in fields(BenchFlags)})
     secured = connection.Secured(token_file, tls_ca, tls_cert, tls_key)
     folder = out or _default_folder(flags)
-    with options.reporting(json_lines) as reporter, interruptible(clean=lambda: None):
+    with options.reporting(json_lines) as reporter:
         with _view(reporter, json_lines) as view:
-            result = asyncio.run(_measure(flags, secured, folder, view))
+            result = run_interruptible(_measure(flags, secured, folder, view))
         _write_report(folder, reporter)
         _require_answers(result, folder)
         _show(result, folder, reporter)
