@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import tracemalloc
 
@@ -281,6 +282,7 @@ def test_ten_thousand_starts_and_cancels_lose_no_row_and_no_memory(reuse: bool) 
             batcher.cancel(alive.pop(chance.randrange(len(alive))))
         if cycle in (5_000, 9_999):
             model.calls.clear()
+            gc.collect()
             measured.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     for sequence in alive:
@@ -288,4 +290,5 @@ def test_ten_thousand_starts_and_cancels_lose_no_row_and_no_memory(reuse: bool) 
     assert batcher.scheduler.slots.free == 4
     assert (batcher.busy, batcher.scheduler.slots.tokens_used) == (False, 0)
     assert batcher.requests == sum(batcher.finished.values()) == 10_000
-    assert measured[1] - measured[0] < 10_000
+    # Ten bytes a cycle: no object is so small, and other threads of the process allocate as well.
+    assert measured[1] - measured[0] < 50_000
