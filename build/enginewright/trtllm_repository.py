@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from enginewright_trtllm.target import ModelDims, TrtllmTarget
 from pydantic import ValidationError
 
 from enginewright.json_file import read_json_object
+from enginewright.manifest import engine_records
 from enginewright.output import MANIFEST
 from enginewright.trtllm_recipe import TrtllmRecipe, trtllm_target
 
@@ -71,7 +72,7 @@ def read_trtllm_repository(folder: Path) -> TrtllmRepository:
         )
     try:
         recipe = TrtllmRecipe.model_validate(manifest["recipe"])
-        engine = _engine(manifest["chain"])
+        engine = _engine(engine_records(manifest).values())
     except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as error:
         raise UsageError(
             f"{folder / MANIFEST} does not describe a build of this version: {type(error).__name__}",
@@ -81,9 +82,8 @@ def read_trtllm_repository(folder: Path) -> TrtllmRepository:
     return TrtllmRepository(recipe.name, folder.resolve(), trtllm_target(recipe), engine)
 
 
-def _engine(chain: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of the stages `compile-VARIANT`, which differ in memory at most: the larger one is needed."""
-    records = [dict(link["facts"]) for stage, link in chain.items() if stage.startswith("compile")]
+def _engine(records: Collection[Mapping[str, Any]]) -> dict[str, Any]:
+    """One record of all variants' engines, which differ in memory at most: the larger one is needed."""
     memory = [record["gpu_memory_mib"] for record in records if record.get("gpu_memory_mib")]
     merged = {name: value for record in records for name, value in record.items()}
     return merged | ({"gpu_memory_mib": max(memory)} if memory else {})

@@ -5,13 +5,13 @@ from __future__ import annotations
 from types import TracebackType
 
 from enginewright_client._async_stream import AsyncCompletionStream
-from enginewright_client._chat_reader import ChatReader
-from enginewright_client._models import ChatDelta, FinishReason, Usage
+from enginewright_client._chat_stream_base import ChatStreamBase
+from enginewright_client._models import ChatDelta
 
 __all__ = ["AsyncChatStream"]
 
 
-class AsyncChatStream:
+class AsyncChatStream(ChatStreamBase[AsyncCompletionStream]):
     """`ChatStream` for asyncio. The request is sent by the first step.
 
     >>> import asyncio
@@ -23,30 +23,6 @@ class AsyncChatStream:
     >>> asyncio.run(ask())
     ['', '4', '']
     """
-
-    def __init__(self, answer: AsyncCompletionStream) -> None:
-        self._answer = answer
-        self._reader = ChatReader()
-
-    @property
-    def request_id(self) -> str:
-        """The id that the server knows the request by."""
-        return self._answer.request_id
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """Why the answer ended; known after the last delta."""
-        return self._answer.finish_reason
-
-    @property
-    def usage(self) -> Usage | None:
-        """The tokens of prompt and answer; known after the last delta."""
-        return self._answer.usage
-
-    @property
-    def message(self) -> dict[str, str]:
-        """What was answered so far as a message for the history: without the thinking."""
-        return self._reader.message
 
     def __aiter__(self) -> AsyncChatStream:
         return self

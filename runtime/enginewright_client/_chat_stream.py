@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from enginewright_client._chat_reader import ChatReader
-from enginewright_client._models import ChatDelta, FinishReason, Usage
+from enginewright_client._chat_stream_base import ChatStreamBase
+from enginewright_client._models import ChatDelta
 from enginewright_client._stream import CompletionStream
 
 __all__ = ["ChatStream"]
 
 
-class ChatStream:
+class ChatStream(ChatStreamBase[CompletionStream]):
     """A chat's answer as it is generated: iterate over it for `ChatDelta`s. Cancels as `CompletionStream`.
 
     >>> from enginewright_client import TritonClient
@@ -25,30 +25,6 @@ class ChatStream:
     '' ''
     {'role': 'assistant', 'content': '4'}
     """
-
-    def __init__(self, answer: CompletionStream) -> None:
-        self._answer = answer
-        self._reader = ChatReader()
-
-    @property
-    def request_id(self) -> str:
-        """The id that the server knows the request by."""
-        return self._answer.request_id
-
-    @property
-    def finish_reason(self) -> FinishReason | None:
-        """Why the answer ended; known after the last delta."""
-        return self._answer.finish_reason
-
-    @property
-    def usage(self) -> Usage | None:
-        """The tokens of prompt and answer; known after the last delta."""
-        return self._answer.usage
-
-    @property
-    def message(self) -> dict[str, str]:
-        """What was answered so far as a message for the history: without the thinking."""
-        return self._reader.message
 
     def __iter__(self) -> ChatStream:
         return self

@@ -11,9 +11,14 @@ from pathlib import Path
 
 from enginewright_errors import UsageError
 
-__all__ = ["choose_ports"]
+__all__ = ["choose_ports", "client_address"]
 
 _LISTENING = "0A"
+
+
+def client_address(host: str, port: int) -> str:
+    """`host:port` for clients on this machine, of a server that listens at `host`."""
+    return f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
 
 
 def choose_ports(host: str, wanted: Mapping[str, int | None]) -> list[int]:

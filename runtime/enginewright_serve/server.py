@@ -14,7 +14,7 @@ from enginewright_errors import StageFailed, UsageError
 from enginewright_serve.access import Access
 from enginewright_serve.command_line import Listeners, make_backends, server_command, server_environment
 from enginewright_serve.first_token import NoToken, wait_for_token
-from enginewright_serve.ports import choose_ports
+from enginewright_serve.ports import choose_ports, client_address
 from enginewright_serve.probe import Probe
 from enginewright_serve.process import TritonProcess
 from enginewright_serve.repository import MODEL, check_repository
@@ -86,12 +86,12 @@ class TritonServer:
     @property
     def grpc_address(self) -> str:
         """`host:port` for clients."""
-        return _address(self._host, self._running.grpc_port)
+        return client_address(self._host, self._running.grpc_port)
 
     @property
     def metrics_address(self) -> str:
         """`host:port` of Prometheus metrics, at /metrics."""
-        return _address(self._metrics_host, self._running.metrics_port)
+        return client_address(self._metrics_host, self._running.metrics_port)
 
     @property
     def http_address(self) -> str | None:
@@ -255,7 +255,3 @@ class TritonServer:
             raise self.failure(str(error)) from error
         reason = process.reason()
         raise self.failure(f"the server did not start: {reason}" if reason else "the server did not start")
-
-
-def _address(host: str, port: int) -> str:
-    return f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"

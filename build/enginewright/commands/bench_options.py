@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -135,7 +134,9 @@ class BenchFlags:
 
     def _measured_bandwidth(self) -> tuple[float, str] | None:
         """Of this machine, if the server runs on it."""
-        if not _is_loopback(self.server.rpartition(":")[0]):
+        from enginewright_serve.access import is_loopback
+
+        if not is_loopback(self.server.rpartition(":")[0].strip("[]")):
             return None
         from enginewright.machine import probe_machine
 
@@ -182,13 +183,6 @@ def _size(option: str, text: str) -> float:
         return float(parse_bytes(text))
     except ValueError as error:
         raise _wrong(f"{option}: {error}", "write it like 17.65GB") from None
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _wrong(message: str, hint: str) -> UsageError:

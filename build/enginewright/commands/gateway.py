@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import signal
 import socket
@@ -50,8 +49,10 @@ def gateway(
         ENGINEWRIGHT_API_KEY=... enginewright gateway --host 0.0.0.0
         OpenAI(base_url="http://127.0.0.1:8080/v1", api_key="any")          the client's side
     """
+    from enginewright_serve.access import is_loopback
+
     key = _read_key(api_key_file)
-    if key is None and not insecure and not _is_loopback(host):
+    if key is None and not insecure and not is_loopback(host):
         raise UsageError(
             f"--host {host}: everybody who reaches this machine could use the model",
             code="no-api-key",
@@ -94,10 +95,3 @@ def _read_key(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get(_KEY_VARIABLE) or None
     return connection.read_secret("--api-key-file", file)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

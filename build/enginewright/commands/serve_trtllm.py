@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginewright_serve.external_server import FRONT_VARIABLES, Command, ExternalServer
-from enginewright_serve.ports import choose_ports
+from enginewright_serve.ports import choose_ports, client_address
 from enginewright_trtllm.container import serve_container
 from enginewright_trtllm.launch import Ports, ServerFlags, launch_server, make_ports
 from enginewright_trtllm.native_repository import has_tensorrtllm_backend, place_repository
@@ -68,8 +68,8 @@ def trtllm_server(folder: Path, serving: TrtllmServing) -> ExternalServer:
     server = ExternalServer(
         command,
         host=serving.host,
-        grpc_address=_address(serving.host, serving.grpc_port),
-        metrics_address=_address(serving.metrics_host, serving.metrics_port),
+        grpc_address=client_address(serving.host, serving.grpc_port),
+        metrics_address=client_address(serving.metrics_host, serving.metrics_port),
         log_requests=serving.log_requests,
         log=serving.log,
         exit_timeout=_stop_seconds(serving),
@@ -139,10 +139,6 @@ def _native(
 
 def _stop_seconds(serving: TrtllmServing) -> int:
     return serving.drain_seconds + _BEYOND_DRAIN_SECONDS
-
-
-def _address(host: str, port: int) -> str:
-    return f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
 
 
 def _shell(command: Command) -> str:
