@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
+from enginewright.commands.bench_options import BenchFlags
 from enginewright_bench import Lengths, parse_service_level, read_limit, read_prompts
 from enginewright_bench.arrivals import poisson_arrivals
 from enginewright_bench.search_rate import search_rate
@@ -149,6 +151,16 @@ def test_an_empty_file_or_none_is_named(tmp_path: Path) -> None:
         read_prompts(tmp_path / "empty.txt")
     with pytest.raises(UsageError, match="cannot be read"):
         read_prompts(tmp_path / "absent.txt")
+
+
+def test_gpus_of_this_machine_are_not_judged_by_its_main_memory(tmp_path: Path) -> None:
+    sizes = {"step_bytes": 90, "kv_bytes_per_token": 4, "sequences": 8}
+    manifest = {"target": "trtllm", "plan": {"sizes": sizes, "read_bandwidth": 360.0}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    nothing = dict.fromkeys(item.name for item in fields(BenchFlags))
+    limit = BenchFlags(**{**nothing, "server": "127.0.0.1:8001", "repository": tmp_path}).limit()
+    assert not isinstance(limit, str)
+    assert limit.step_seconds(1, 0) == 90 / 360
 
 
 def test_a_limit_that_is_not_known_is_not_guessed(tmp_path: Path) -> None:

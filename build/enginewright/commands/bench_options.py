@@ -133,9 +133,13 @@ class BenchFlags:
         return read_limit(self.repository, self._measured_bandwidth())
 
     def _measured_bandwidth(self) -> tuple[float, str] | None:
-        """Of this machine, if the server runs on it."""
+        """Of this machine's memory, if the server runs on it and in it: GPUs have memory of their own."""
         from enginewright_serve.access import is_loopback
 
+        from enginewright.trtllm_repository import repository_target
+
+        if self.repository is not None and repository_target(self.repository) == "trtllm":
+            return None
         if not is_loopback(self.server.rpartition(":")[0].strip("[]")):
             return None
         from enginewright.machine import probe_machine
