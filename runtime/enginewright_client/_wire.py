@@ -136,7 +136,7 @@ def _settings(dialect: Dialect, sampling: SamplingParams) -> dict[str, Any]:
     if dialect.greedy_by_top_k and given.get("temperature") == 0:
         del given["temperature"]
         given["top_k"] = 1
-    if given.get("top_k") == 0 and not isinstance(given["top_k"], bool):
+    if type(given.get("top_k")) is int and given["top_k"] == 0:  # not 0.0, not False: those are refused
         given["top_k"] = dialect.top_k_off
     return given
 

@@ -28,7 +28,9 @@ def choose_ports(host: str, wanted: Mapping[str, int | None]) -> list[int]:
     """
     with ExitStack() as probes:  # each is held until all are found, so that no two are the same
         chosen: dict[str, int] = {}
-        for option, port in wanted.items():
+        for option, port in sorted(
+            wanted.items(), key=lambda item: item[1] is None
+        ):  # any free one: after the rest
             for other, taken in chosen.items():
                 if port == taken:
                     raise UsageError(
@@ -37,7 +39,7 @@ def choose_ports(host: str, wanted: Mapping[str, int | None]) -> list[int]:
                         hint="change one of them",
                     )
             chosen[option] = _hold(probes, host, port, option)
-        return list(chosen.values())
+        return [chosen[option] for option in wanted]
 
 
 def _hold(probes: ExitStack, host: str, port: int | None, option: str) -> int:

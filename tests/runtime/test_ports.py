@@ -24,6 +24,13 @@ def test_ports_that_are_left_open_are_all_different() -> None:
     assert len(set(choose_ports(HOST, dict.fromkeys(names)))) == 50
 
 
+def test_any_free_port_is_never_one_that_another_option_names() -> None:
+    for _ in range(50):  # the kernel likes to give again what was just given back
+        [free] = choose_ports(HOST, {"--http-port": None})
+        any_port, named = choose_ports(HOST, {"--grpc-port": None, "--http-port": free})
+        assert named == free != any_port
+
+
 def test_a_free_port_is_taken_as_it_is(busy: int) -> None:
     [free] = choose_ports(HOST, {"--grpc-port": None})
     assert choose_ports(HOST, {"--grpc-port": free}) == [free]

@@ -182,14 +182,16 @@ def test_what_cannot_be_served_is_refused_with_its_code(
 
 
 def test_options_reach_the_server(
-    fake_repository: Callable[..., Path], ports: list[str], traces: Traces, tmp_path: Path
+    fake_repository: Callable[..., Path], traces: Traces, tmp_path: Path
 ) -> None:
-    [http] = choose_ports("127.0.0.1", {"--http-port": None})
-    options = [f"--http-port={http}", "--threads=3", "--log-file=server.log", "--host=0.0.0.0", "--insecure"]
-    with Command(tmp_path, "serve", fake_repository(), *ports, *options) as command:
+    names = ("--grpc-port", "--metrics-port", "--http-port")
+    chosen = dict(zip(names, choose_ports("127.0.0.1", dict.fromkeys(names)), strict=True))
+    options = [*(f"{name}={port}" for name, port in chosen.items()), "--host=0.0.0.0", "--insecure"]
+    options += ["--threads=3", "--log-file=server.log"]
+    with Command(tmp_path, "serve", fake_repository(), *options) as command:
         command.prints(READY)
         assert "warning: whoever reaches 0.0.0.0 may ask" in command.text()
-        with socket.create_connection(("127.0.0.1", http), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", chosen["--http-port"]), timeout=10) as connection:
             connection.sendall(b"GET /v2/health/ready HTTP/1.0\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.0 200")
         command.interrupt()

@@ -15,7 +15,7 @@ from enginewright_client._model_config import decode_model_config
 from enginewright_client._wire import encode_request
 from enginewright_front.pbtxt import render_configs
 from google.protobuf import text_format
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -44,6 +44,8 @@ def test_a_text_is_carried_or_refused(text: str) -> None:
     st.sampled_from(["max_tokens", "min_tokens", "top_k", "seed"]),
     st.one_of(st.integers(), st.booleans(), st.floats(), st.text()),
 )
+@example("top_k", 0.0)
+@example("top_k", False)
 def test_an_integer_is_carried_exactly_or_refused(name: str, value: Any) -> None:
     layout, low, high = ("<Q", 0, 2**64 - 1) if name == "seed" else ("<i", -(2**31), 2**31 - 1)
     if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
