@@ -16,7 +16,7 @@ _STYLE = """
   --paper: #15181c; --c1: #6ea8fe; --c2: #fb923c; --c3: #4ade80; --c4: #c084fc; --c5: #fbbf24;
   --c6: #22d3ee; } }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 46rem; margin: 2.5rem auto; padding: 0 1rem; }
+  max-width: 58rem; margin: 2.5rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem }
 p { margin: .3rem 0; color: var(--soft) } .pass { color: var(--c3) } .fail { color: var(--c2) }
 .wide { overflow-x: auto }
