@@ -34,9 +34,11 @@ def draw_plots(result: BenchResult, folder: Path) -> dict[str, str]:
     drawers: dict[str, Callable[[Any], None]] = {
         "latency": lambda figure: _latency(figure, points),
         "frontier": lambda figure: _frontier(figure, result, points),
-        "ttft": lambda figure: _first_token(figure, points, folder),
-        "timeline": lambda figure: _timeline(figure, points, folder),
     }
+    inputs = [point.metrics["input_sequence_length"] for point in points]
+    if len({length for summary in inputs for length in (summary.min, summary.max)}) > 1:
+        drawers["ttft"] = lambda figure: _first_token(figure, points, folder)
+    drawers["timeline"] = lambda figure: _timeline(figure, points, folder)
     return {name: _svg(result, PLOTS[name], draw) for name, draw in drawers.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from enginewright_bench.result import Client, ServerTotals, TokenCheck
+from enginewright_bench.server_metrics import totals_text
 from enginewright_bench.summary import Summary
 
 __all__ = ["point_warnings"]
@@ -46,5 +47,5 @@ def point_warnings(
                 f"the server counted {tokens.counted}"
             )
     if totals is not None and not totals.agrees:
-        found.append(f"the server's metrics counted {totals.counted}, its answers say {totals.expected}")
+        found.append(f"the server's metrics and its answers do not agree: {totals_text(totals)}")
     return found

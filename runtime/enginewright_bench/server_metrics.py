@@ -9,7 +9,7 @@ from enginewright_client import Metrics
 from enginewright_bench.record import RequestRecord
 from enginewright_bench.result import ServerTotals
 
-__all__ = ["compare_totals", "counters"]
+__all__ = ["compare_totals", "counters", "totals_text"]
 
 # `llm` runs every request, whichever of the repository's models was asked.
 _COUNTERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
@@ -21,10 +21,13 @@ _COUNTERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
 
 
 def counters(metrics: Metrics) -> dict[str, float]:
-    """Requests by Triton's count and by the front's, and tokens, since the server started; what a server does
-    not count is missing."""
+    """Requests by Triton's count (without the supervisor's probes) and by the front's, and tokens, since the
+    server started; what a server does not count is missing."""
     found = {key: metrics.value(name, **labels) for key, (name, labels) in _COUNTERS.items()}
-    return {key: value for key, value in found.items() if value is not None}
+    counted = {key: value for key, value in found.items() if value is not None}
+    if "triton_requests" in counted:
+        counted["triton_requests"] -= metrics.value("enginewright_probes_total") or 0.0
+    return counted
 
 
 def compare_totals(
@@ -48,4 +51,15 @@ def compare_totals(
         counted=counted,
         expected={key: expected[key] for key in counted},
         agrees=all(counted[key] == expected[key] for key in counted),
+    )
+
+
+def totals_text(totals: ServerTotals) -> str:
+    """ "yes", or what was counted beside what the answers said, of those that differ."""
+    if totals.agrees:
+        return "yes"
+    return ", ".join(
+        f"{key.replace('_', ' ')} {count:.0f} against {totals.expected[key]:.0f}"
+        for key, count in totals.counted.items()
+        if count != totals.expected[key]
     )

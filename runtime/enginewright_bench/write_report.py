@@ -11,6 +11,7 @@ from enginewright_bench.plots import PLOTS, draw_plots
 from enginewright_bench.published_speeds import SPEED_COLUMNS, SPEED_TITLE, speed_rows
 from enginewright_bench.result import BenchResult, read_result
 from enginewright_bench.result_table import COLUMNS, limit_text, result_rows, search_text
+from enginewright_bench.server_metrics import totals_text
 
 __all__ = ["REPORT", "write_report"]
 
@@ -23,7 +24,9 @@ table { border-collapse: collapse; font-size: 0.87em } .wide { overflow-x: auto 
 th, td { padding: 0.25em 0.6em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
 th:first-child, td:first-child { text-align: left } td.text { text-align: left; white-space: normal }
 .warning { background: #fff4d6; padding: 0.4em 0.8em; margin: 0.3em 0 }
-figure { display: inline-block; margin: 0.5em 0; max-width: 100% } svg { max-width: 100%; height: auto }
+th.text { text-align: left }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28em), 1fr)); gap: 1em 2em }
+figure { margin: 0.5em 0 } svg { width: 100%; height: auto }
 """
 _DEFINITIONS = (
     (
@@ -86,15 +89,25 @@ def _page(result: BenchResult, plots: dict[str, str]) -> Iterable[str]:
         yield "<h2>Not run</h2>"
         yield from _table(("load", "why"), [(row.label, row.reason) for row in result.skipped])
     yield from _token_section(result)
+    yield "<div class=plots>"
     for name, svg in plots.items():
         yield f"<figure aria-label='{escape(PLOTS[name])}'>{svg[svg.index('<svg') :]}</figure>"
+    yield "</div>"
     yield "<h2>What the figures mean</h2>"
     yield f"<p>Latencies count from {escape(result.latency_from)}.</p>"
     yield from _table(("figure", "is"), _DEFINITIONS)
     yield "<h2>What was run, on what</h2>"
     facts = [*run_line(result).items(), *((f"--{name}", value) for name, value in result.settings.items())]
-    yield from _table(("", ""), [(name, str(value)) for name, value in facts if value is not None])
+    yield from _table(("", ""), [(name, _text(value)) for name, value in facts if value is not None])
     yield "</html>"
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
 
 
 def _token_section(result: BenchResult) -> Iterable[str]:
@@ -102,7 +115,7 @@ def _token_section(result: BenchResult) -> Iterable[str]:
     for point in result.points:
         tokens, totals = point.tokens, point.server_totals
         encoded = "-" if tokens.retokenized is None else f"{tokens.retokenized} of {tokens.counted}"
-        agreed = "-" if totals is None else ("yes" if totals.agrees else f"{totals.counted}")
+        agreed = "-" if totals is None else totals_text(totals)
         client = point.client.cpu_us_per_message
         late = point.metrics.get("send_lateness")
         rows.append(
@@ -135,10 +148,9 @@ def _token_section(result: BenchResult) -> Iterable[str]:
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
     texts = len(columns) == 2 or "message" in columns[-1]
-    yield "<div class=wide><table><tr>" + "".join(f"<th>{escape(name)}</th>" for name in columns) + "</tr>"
-    for row in rows:
-        cells = [f"<td>{escape(cell)}</td>" for cell in row]
-        if texts:
-            cells[-1] = f"<td class=text>{escape(row[-1])}</td>"
-        yield f"<tr>{''.join(cells)}</tr>"
+    last = " class=text" if texts else ""
+    yield "<div class=wide><table>"
+    for tag, row in (("th", columns), *(("td", row) for row in rows)):
+        cells = [f"<{tag}>{escape(cell)}</{tag}>" for cell in row[:-1]]
+        yield f"<tr>{''.join(cells)}<{tag}{last}>{escape(row[-1])}</{tag}></tr>"
     yield "</table></div>"

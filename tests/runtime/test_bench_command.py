@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from enginewright_bench import read_result
+from enginewright_bench.server_metrics import counters
+from enginewright_client import SamplingParams, TritonClient
 from enginewright_front.prompt import PromptEncoder
 from enginewright_front.repository import write_repository
 from enginewright_onnx import EngineOptions, write_engine
 from enginewright_serve import TritonServer
 from package_manifest import write_manifest
 from runtime.commands import Command
+from runtime.conftest import eventually
 
 SMALL = ("--input-tokens", "24", "--output-tokens", "8")
 
@@ -81,6 +84,18 @@ def test_prompts_have_the_tokens_asked_for_by_the_tokenizer_itself(
     texts = [session["payloads"][0]["text_input"] for session in inputs["data"]]
     assert len(texts) == 9
     assert {len(encoder.encode_text(text)) for text in texts} == {24}
+
+
+def test_the_supervisors_probes_are_not_taken_for_anybodys_requests(server: TritonServer) -> None:
+    with TritonClient(server.grpc_address, metrics_address=server.metrics_address) as client:
+        client.generate("a", SamplingParams(max_tokens=1))
+        before = client.metrics().value("enginewright_probes_total") or 0
+        settled = counters(client.metrics())
+        probe = server.open_probe()
+        assert probe.ask(30).outcome == "works"
+        probe.close()
+        eventually(lambda: client.metrics().value("enginewright_probes_total") == before + 1, "not counted")
+        eventually(lambda: counters(client.metrics()) == settled, "counted as a request")
 
 
 def test_the_last_line_is_the_result(swept: tuple[Path, list[dict[str, Any]]]) -> None:

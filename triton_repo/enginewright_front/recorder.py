@@ -11,7 +11,7 @@ from enginewright_front.serve_settings import ServeSettings
 
 
 class Recorder:
-    """Leaves out the supervisor's probes, which are nobody's requests."""
+    """The supervisor's probes, which are nobody's requests, are only counted."""
 
     def __init__(self, metrics: Metrics, settings: ServeSettings) -> None:
         self._metrics = metrics
@@ -32,6 +32,8 @@ class Recorder:
     def closed(self, entry: Entry, outcome: RequestOutcome, cause: str | None) -> None:
         """`entry` has ended. cause: the code of the error, if that ended it."""
         if self._is_probe(entry):
+            if outcome == "completed":
+                self._metrics.probed()
             return
         self.advanced(entry)
         record = record_of(entry, outcome, cause)
