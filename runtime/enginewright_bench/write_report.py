@@ -88,11 +88,11 @@ def _page(result: BenchResult, plots: dict[str, str]) -> Iterable[str]:
     if result.skipped:
         yield "<h2>Not run</h2>"
         yield from _table(("load", "why"), [(row.label, row.reason) for row in result.skipped])
-    yield from _token_section(result)
     yield "<div class=plots>"
     for name, svg in plots.items():
         yield f"<figure aria-label='{escape(PLOTS[name])}'>{svg[svg.index('<svg') :]}</figure>"
     yield "</div>"
+    yield from _token_section(result)
     yield "<h2>What the figures mean</h2>"
     yield f"<p>Latencies count from {escape(result.latency_from)}.</p>"
     yield from _table(("figure", "is"), _DEFINITIONS)
@@ -137,10 +137,10 @@ def _token_section(result: BenchResult) -> Iterable[str]:
             "prompts of another length",
             "short answers",
             "tokens encoded again",
-            "server's counters agree",
-            "sent late, p99 ms",
-            "client's share of a core",
-            "its microseconds a message",
+            "server's counts agree",
+            "late, p99 ms",
+            "client, of a core",
+            "µs a message",
         ),
         rows,
     )
