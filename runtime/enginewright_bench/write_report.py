@@ -28,6 +28,7 @@ th.text { text-align: left }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28em), 1fr)); gap: 1em 2em }
 figure { margin: 0.5em 0 } svg { width: 100%; height: auto }
 """
+_TEXT_COLUMNS = ("is", "why", "the first one's message", "value")
 _DEFINITIONS = (
     (
         "answered",
@@ -98,7 +99,9 @@ def _page(result: BenchResult, plots: dict[str, str]) -> Iterable[str]:
     yield from _table(("figure", "is"), _DEFINITIONS)
     yield "<h2>What was run, on what</h2>"
     facts = [*run_line(result).items(), *((f"--{name}", value) for name, value in result.settings.items())]
-    yield from _table(("", ""), [(name, _text(value)) for name, value in facts if value is not None])
+    yield from _table(
+        ("setting", "value"), [(name, _text(value)) for name, value in facts if value is not None]
+    )
     yield "</html>"
 
 
@@ -147,8 +150,7 @@ def _token_section(result: BenchResult) -> Iterable[str]:
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[str]:
-    texts = len(columns) == 2 or "message" in columns[-1]
-    last = " class=text" if texts else ""
+    last = " class=text" if columns[-1] in _TEXT_COLUMNS else ""
     yield "<div class=wide><table>"
     for tag, row in (("th", columns), *(("td", row) for row in rows)):
         cells = [f"<{tag}>{escape(cell)}</{tag}>" for cell in row[:-1]]
