@@ -18,10 +18,27 @@ from pathlib import Path
 
 from enginewright_client import ConnectError, InvalidRequest, SamplingParams, ServerOverloaded, TritonClient
 from enginewright_serve import Supervisor, TritonServer
-from runtime.resources import Resources, resources_of
+from runtime.resources import Resources, is_flat, resources_of
 
 CONCURRENCY = 16
-_WARM_UP = 0.25  # of the time, before memory is looked at
+_LOOKS = 60  # at what the server takes, over the whole time
+
+
+@dataclass
+class Life:
+    """One life of the server: what it took at each look. A restart by the supervisor begins another."""
+
+    pid: int
+    looks: list[Resources] = field(default_factory=list)
+
+    @property
+    def settled(self) -> list[Resources]:
+        """Without its first quarter, in which everything is allocated once; empty if it was too short."""
+        return self.looks[len(self.looks) // 4 :] if len(self.looks) >= 8 else []
+
+    @property
+    def grew(self) -> bool:
+        return bool(self.settled) and not is_flat(self.settled[0], self.settled[-1])
 
 
 @dataclass
@@ -32,8 +49,7 @@ class SoakReport:
     outcomes: Counter[str] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
     restarts: list[str] = field(default_factory=list)
-    before: Resources | None = None
-    after: Resources | None = None
+    lives: list[Life] = field(default_factory=list)
     lost_slots: float = 0.0
 
     def p99(self, part: int) -> float:
@@ -48,13 +64,14 @@ class SoakReport:
     def __str__(self) -> str:
         return (
             f"{sum(self.outcomes.values())} requests {dict(self.outcomes)}, restarts {self.restarts}\n"
-            f"p99 {self.p99(0):.2f} s, {self.p99(1):.2f} s, {self.p99(2):.2f} s\n"
-            f"{self.before}\n{self.after}"
+            f"p99 {self.p99(0):.2f} s, {self.p99(1):.2f} s, {self.p99(2):.2f} s, "
+            f"lives of {[len(life.looks) for life in self.lives]} looks\n"
+            + "\n".join(f"{life.settled[0]} -> {life.settled[-1]}" for life in self.lives if life.settled)
         )
 
 
 def soak(repository: Path, *, seconds: float) -> SoakReport:
-    """The load with 16 requests at a time. Memory is compared only within one life of the server."""
+    """The load, with 16 requests at a time."""
     report = SoakReport()
     with TritonServer(repository) as server, ThreadPoolExecutor(CONCURRENCY + 1) as threads:
         supervisor = Supervisor(server, report.restarts.append)
@@ -65,9 +82,9 @@ def soak(repository: Path, *, seconds: float) -> SoakReport:
             for number in range(CONCURRENCY)
         ]
         try:
-            ending.wait(seconds * _WARM_UP)
-            life, report.before = server.pid, resources_of(server)
-            ending.wait(seconds * (1 - _WARM_UP))
+            for _ in range(_LOOKS):
+                ending.wait(seconds / _LOOKS)
+                _look(server, report.lives)
         finally:
             ending.set()
             for worker in workers:
@@ -75,10 +92,21 @@ def soak(repository: Path, *, seconds: float) -> SoakReport:
             supervisor.stop()
             supervising.result()
         report.lost_slots = _slots_that_stay_taken(server)
-        report.after = resources_of(server)
-        if server.pid != life:
-            report.before = report.after
+        _look(server, report.lives)
     return report
+
+
+def _look(server: TritonServer, lives: list[Life]) -> None:
+    """Note what the server takes, unless it is being started again."""
+    if (pid := server.pid) is None:
+        return
+    try:
+        look = resources_of(server)
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    if not lives or lives[-1].pid != pid:
+        lives.append(Life(pid))
+    lives[-1].looks.append(look)
 
 
 def _work(address: str, number: int, ending: threading.Event, report: SoakReport) -> None:

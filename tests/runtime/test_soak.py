@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime.resources import is_flat
+import pytest
 from runtime.soak import soak
 
 SECONDS = float(os.environ.get("ENGINEWRIGHT_SOAK_SECONDS", "20"))
 
 
+@pytest.mark.timeout(SECONDS + 300)
 def test_mixed_load_leaves_the_server_as_it_was(
     tiny_repository: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -24,8 +25,7 @@ def test_mixed_load_leaves_the_server_as_it_was(
     assert report.lost_slots == 0
     assert len(report.restarts) <= 1 + sum(report.outcomes.values()) // 5000, report.restarts
     assert report.outcomes["connection lost"] <= 100 * len(report.restarts)
-    assert report.before is not None
-    assert report.after is not None
-    assert is_flat(report.before, report.after), report
-    if SECONDS >= 600:  # in a short run the p99 is a handful of requests
+    assert not any(life.grew for life in report.lives), report
+    if SECONDS >= 600:  # in a short run the p99 is a handful of requests, and one restart a third of the time
+        assert any(life.settled for life in report.lives), report
         assert report.p99(2) < 1.5 * report.p99(0), report
