@@ -6,13 +6,14 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from enginewright_serve.access import TOKEN_KEY, Access
+from enginewright_serve.server_base import Command
 from enginewright_serve.triton_binary import TritonBinary
 
-__all__ = ["Listeners", "ServerCommand", "make_backends", "server_command", "server_environment"]
+__all__ = ["Listeners", "make_backends", "server_command", "server_environment"]
 
 # Nobody needs these from outside: their key is made anew at every start and kept by nobody.
 _ADMINISTRATION = "shared-memory,model-repository,trace,logging"
@@ -35,14 +36,6 @@ class Listeners:
     metrics_host: str = "127.0.0.1"
 
 
-@dataclass(frozen=True, slots=True)
-class ServerCommand:
-    """secrets: what must not stay readable in the process table, though Triton takes it in no other way."""
-
-    words: tuple[str, ...]
-    secrets: tuple[str, ...] = field(repr=False)
-
-
 def make_backends(binary: TritonBinary, folder: Path) -> Path | None:
     """The backend folder for `binary`; one of links below `folder` where the server brings only parts."""
     if not binary.backend_files:
@@ -63,7 +56,8 @@ def server_command(
     *,
     shared_memory_prefix: str,
     exit_timeout: int,
-) -> ServerCommand:
+    threads: int | None = None,
+) -> Command:
     """Hardened: no model control, nothing filled in, no HTTP, administration under a random key."""
     administration = secrets.token_hex(16)
     restricted = {_ADMINISTRATION: f"enginewright-admin={administration}"}
@@ -100,7 +94,8 @@ def server_command(
         "--disable-auto-complete-config",
         *(f"--{name}={value}" for name, value in switches),
     )
-    return ServerCommand(words, (administration, *([access.token] if access.token else [])))
+    secret = (administration, *([access.token] if access.token else []))
+    return Command(words, server_environment(binary, os.environ, threads), secret)
 
 
 def _grpc(listeners: Listeners, access: Access) -> list[tuple[str, object]]:

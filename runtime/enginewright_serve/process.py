@@ -13,6 +13,7 @@ from pathlib import Path
 
 from enginewright_serve import keeper
 from enginewright_serve.failure_reason import failure_reason
+from enginewright_serve.launcher_failure import launcher_failure
 
 __all__ = ["TritonProcess"]
 
@@ -106,7 +107,8 @@ class TritonProcess:
         """Why the server ended, as its log or its exit code tells."""
         with self._log.open("rb") as log:
             log.seek(self._log_start)
-            reason = failure_reason(log.read())
+            text = log.read()
+        reason = launcher_failure(text) or failure_reason(text)
         said = self._said.split()
         if not reason and len(said) > 1:
             code = int(said[1])

@@ -13,8 +13,8 @@ import pytest
 from enginewright.load_recipe import load_trtllm_recipe
 from enginewright.trtllm_recipe import trtllm_target
 from enginewright_client import ConnectError, TritonClient
-from enginewright_serve.external_server import FRONT_VARIABLES
 from enginewright_serve.ports import choose_ports
+from enginewright_serve.server_base import FRONT_VARIABLES
 from enginewright_trtllm.container import serve_container
 from enginewright_trtllm.launch import Ports, ServerFlags
 from runtime.commands import Command

@@ -17,7 +17,8 @@ from enginewright.interrupt import Interrupted, interruptible
 from enginewright.units import format_seconds
 
 if TYPE_CHECKING:
-    from enginewright_serve import Access, ExternalServer, TritonServer
+    from enginewright_serve import Access
+    from enginewright_serve.server_base import ServerBase
 
 __all__ = ["LogRequests", "serve"]
 
@@ -113,7 +114,7 @@ def serve(
 
     tls = {"--tls-cert": tls_cert, "--tls-key": tls_key, "--tls-client-ca": tls_client_ca}
     gpu_options = {"--gpus": gpus, "--container": container or None, "--dry-run": dry_run or None}
-    server: TritonServer | ExternalServer
+    server: ServerBase
     if repository_target(repository) == "trtllm":
         from enginewright.commands import serve_trtllm
 
@@ -181,9 +182,7 @@ def _refuse(options: Mapping[str, object], why: str, hint: str) -> None:
             raise UsageError(f"{option} {why}", code="option-of-other-target", hint=hint)
 
 
-def _announce(
-    server: TritonServer | ExternalServer, repository: Path, access: Access, seconds: float
-) -> None:
+def _announce(server: ServerBase, repository: Path, access: Access, seconds: float) -> None:
     from enginewright_serve.access import is_loopback
 
     print(f"serving {repository}, ready in {format_seconds(seconds)} (pid {server.pid})")
@@ -213,7 +212,7 @@ def _say(line: str) -> None:
     print(f"{datetime.now(timezone.utc).isoformat(timespec='seconds')} {line}", flush=True)
 
 
-def _stop(server: TritonServer | ExternalServer) -> None:
+def _stop(server: ServerBase) -> None:
     """Let running requests end, unless a signal comes again."""
     start = time.monotonic()
     print("\nstopping; Ctrl-C again ends running requests at once", flush=True)

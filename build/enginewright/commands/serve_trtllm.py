@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from enginewright_serve.external_server import FRONT_VARIABLES, Command, ExternalServer
+from enginewright_serve.external_server import ExternalServer
 from enginewright_serve.ports import choose_ports, client_address
+from enginewright_serve.server_base import FRONT_VARIABLES, Command
 from enginewright_trtllm.container import serve_container
 from enginewright_trtllm.launch import Ports, ServerFlags, launch_server, make_ports
 from enginewright_trtllm.native_repository import has_tensorrtllm_backend, place_repository
