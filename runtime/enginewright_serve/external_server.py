@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from enginewright_serve.access import Access
 from enginewright_serve.process import TritonProcess
 from enginewright_serve.server_base import Command, ServerBase, not_started
 
@@ -28,10 +29,10 @@ class ExternalServer(ServerBase):
 
     command: called with a new private folder; its name and "_" begin the names of the server's shared memory.
     It hands `FRONT_VARIABLES` on to the server. host: what clients reach it by. grpc_address,
-    metrics_address: where it will answer. log_requests: a line in the log for each finished request. log:
-    where the output goes, by default a temporary file that is kept only when the server fails. ready_timeout:
-    seconds to the first generated token. exit_timeout: seconds that running requests have to end when the
-    server is stopped, and that the server may take after them.
+    metrics_address: where it will answer. access: TLS and a token, for its probes. log_requests: a line in
+    the log for each finished request. log: where the output goes, by default a temporary file that is kept
+    only when the server fails. ready_timeout: seconds to the first generated token. exit_timeout: seconds
+    that running requests have to end when the server is stopped, and that the server may take after them.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class ExternalServer(ServerBase):
         host: str,
         grpc_address: str,
         metrics_address: str,
+        access: Access | None = None,
         log_requests: bool = True,
         log: Path | None = None,
         ready_timeout: float = 1800.0,
@@ -48,7 +50,7 @@ class ExternalServer(ServerBase):
     ) -> None:
         super().__init__(
             host=host,
-            access=None,
+            access=access,
             log_requests=log_requests,
             log=log,
             ready_timeout=ready_timeout,

@@ -24,8 +24,7 @@ class TritonProcess:
     """Runs `command`; everything it starts ends with it.
 
     log: the file that its output is appended to. folder: removed by the keeper when nobody else is left to do
-    it. prefix: of the names of its shared memory. grace: seconds it has to exit in. secrets: arguments that
-    are wiped from the process table once Triton has read them.
+    it. prefix: of the names of its shared memory. grace: seconds it has to exit in.
     """
 
     def __init__(
@@ -37,7 +36,6 @@ class TritonProcess:
         folder: Path,
         prefix: str,
         grace: float,
-        secrets: Sequence[str] = (),
     ) -> None:
         self._log, self._prefix = log, prefix
         self._log_start = log.stat().st_size
@@ -49,7 +47,6 @@ class TritonProcess:
             "folder": str(folder),
             "prefix": prefix,
             "grace": grace,
-            "secrets": list(secrets),
         }
         self._keeper: subprocess.Popen[bytes] | None = subprocess.Popen(
             [sys.executable, "-I", keeper.__file__],

@@ -32,14 +32,12 @@ FRONT_VARIABLES = ("ENGINEWRIGHT_PROBE_ID", "ENGINEWRIGHT_RESTARTS", "ENGINEWRIG
 class Command:
     """What starts a server. argv: it stays in the foreground, and ends with the server.
 
-    environment: beside this process's. secrets: arguments that are wiped from the process table once Triton
-    has read them. stop, remove: commands that end the server in order and at once; when they are empty,
-    signals do.
+    environment: beside this process's. stop, remove: commands that end the server in order and at once; when
+    they are empty, signals do.
     """
 
     argv: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
-    secrets: tuple[str, ...] = field(default=(), repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     stop: tuple[str, ...] = ()
     remove: tuple[str, ...] = ()
 
@@ -211,7 +209,6 @@ class ServerBase(ABC):
             folder=self._private,
             prefix=self._prefix,
             grace=self._end_seconds,
-            secrets=command.secrets,
         )
         try:
             self._wait_until_ready(self._process)
