@@ -1,17 +1,14 @@
 """Peers that misbehave, against the real front and engine: nobody else notices, and their slots come back.
 
-ENGINEWRIGHT_SLOW=1 runs what takes minutes, too: 10,000 cycles for 500, and a peer that falls silent.
+ENGINEWRIGHT_SLOW=1 makes 10,000 cycles of 500.
 """
 
 from __future__ import annotations
 
 import os
 import random
-import signal
 import socket
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -83,48 +80,6 @@ def test_who_does_not_read_holds_up_nobody(server: TritonServer, client: TritonC
         *_, last = call
         assert last.infer_response.parameters["triton_final_response"].bool_param
         channel.close()
-
-
-def test_a_client_that_is_killed_frees_its_slots(server: TritonServer, client: TritonClient) -> None:
-    program = (
-        "import sys; from enginewright_client import *\n"
-        "client = TritonClient(sys.argv[1]); long = SamplingParams(max_tokens=4000, min_tokens=4000)\n"
-        "answers = [client.stream('a', long) for _ in range(4)]\n"
-        "[next(answer) for answer in answers]; print('streaming', flush=True); input()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, server.grpc_address], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"streaming\n"
-        before = metric(server, 'enginewright_requests_total{outcome="cancelled"')
-        process.kill()
-    cancelled = 'enginewright_requests_total{outcome="cancelled"'
-    eventually(lambda: metric(server, cancelled) >= before + 1, "nobody noticed")
-    eventually(lambda: is_idle(server), "a slot stayed taken")
-    assert client.generate("Hello", GREEDY).usage.output_tokens
-
-
-@pytest.mark.skipif(not SLOW, reason="the server's keepalive takes 40 seconds; ENGINEWRIGHT_SLOW=1 runs it")
-def test_a_peer_that_falls_silent_is_cancelled(fake_server: TritonServer) -> None:
-    """Stopped, not killed: its machine still acknowledges TCP, as a proxy before a dead peer does."""
-    program = (
-        "import sys; from enginewright_client import *\n"
-        "client = TritonClient(sys.argv[1]); answer = client.stream('count 100000 10'); next(answer)\n"
-        "print('streaming', flush=True); list(answer)"
-    )
-    with (
-        subprocess.Popen(
-            [sys.executable, "-c", program, fake_server.grpc_address], stdout=subprocess.PIPE
-        ) as process,
-        TritonClient(fake_server.grpc_address) as client,
-    ):
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"streaming\n"
-        assert client.generate("report").text.startswith("running=1")
-        process.send_signal(signal.SIGSTOP)
-        eventually(lambda: client.generate("report").text.startswith("running=0"), "it still runs")
-        process.kill()
 
 
 def test_hundreds_of_idle_connections_cost_a_descriptor_each_and_no_more(
