@@ -21,6 +21,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -34,6 +35,7 @@ __all__ = ["end_models", "model_processes", "remove_shared_memory"]
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _TICK = 0.05
+_DESCRIPTORS = 65_536
 _SHARED_MEMORY = Path("/dev/shm")
 _STUB = "triton_python_backend_stub"
 
@@ -72,6 +74,7 @@ def _main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _allow_connections()
     with open(orders["log"], "ab") as log:  # noqa: PTH123
         server = subprocess.Popen(
             orders["command"],
@@ -87,6 +90,14 @@ def _main() -> None:
     if os.getppid() != parent:  # nobody is left to do it, or to read the log
         shutil.rmtree(orders["folder"], ignore_errors=True)
     _say(server.returncode)
+
+
+def _allow_connections() -> None:
+    """Each connection is a descriptor, and many systems allow 1,024 unless more is asked for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _read_line() -> bytes:
