@@ -109,6 +109,19 @@ def test_streams_that_wait_for_a_slot_are_given_up_as_well(server: TritonServer)
     frees(server, before + 6)
 
 
+def test_a_deadline_counts_the_time_in_the_queue(server: TritonServer) -> None:
+    before = metric(server, f"{FREED}_count")
+    with TritonClient(server.grpc_address) as client:
+        answers = [client.stream("a", LONG) for _ in range(4)]
+        for answer in answers:
+            next(answer)
+        with pytest.raises(RequestTimeout, match="no complete answer"):
+            client.generate("a", LONG, timeout=Timeout(total=2))
+        for answer in answers:
+            answer.close()
+    frees(server, before + 5)
+
+
 def test_a_peer_that_falls_silent_is_given_up(tiny_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped, not killed: its machine still acknowledges TCP, as a proxy before a dead peer does. The
     server's keepalive of 30 + 10 seconds is made 1 + 1."""
@@ -133,12 +146,12 @@ def frees(server: TritonServer, count: int) -> None:
 
 @contextmanager
 def streaming_client(address: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process of its own that reads an answer, and has seen its first token."""
+    """A process of its own that has read the first token of an answer, and reads no more."""
     program = (
-        "import sys; from enginewright_client import *\n"
+        "import signal, sys; from enginewright_client import *\n"
         "client = TritonClient(sys.argv[1])\n"
         "answer = client.stream('a', SamplingParams(max_tokens=4000, min_tokens=4000))\n"
-        "next(answer); print('streaming', flush=True); list(answer)"
+        "next(answer); print('streaming', flush=True); signal.pause()"
     )
     with subprocess.Popen([sys.executable, "-c", program, address], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
