@@ -72,16 +72,17 @@ def serve_container(
     metrics_host: str = "127.0.0.1",
     flags: ServerFlags | None = None,
     inherited: Sequence[str] = (),
+    mounts: Sequence[Mount] = (),
 ) -> list[str]:
     """`docker run` of the server. repository: the packaged model repository on the host. gpus: which of the
     host's, any when empty. host, metrics_host: the host's addresses at which its ports are published.
-    inherited: variables of docker's own environment that the server gets."""
+    inherited: variables of docker's own environment that the server gets. mounts: beside the repository."""
     ports = ports or Ports()
     launch = launch_server(target, repository=MODELS, ports=ports, flags=flags or ServerFlags())
     return docker_run(
         container_image(target.container),
         launch,
-        mounts=(Mount(repository, MODELS, read_only=True),),
+        mounts=(Mount(repository, MODELS, read_only=True), *mounts),
         gpus=gpus or target.gpu_count,
         user=SERVER_USER,
         shm=shm_gib(target),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from enginewright_errors import UsageError
 
-from enginewright_trtllm.launch import Ports, ServerFlags
+from enginewright_trtllm.launch import Ports, ServerFlags, closed_administration
 from enginewright_trtllm.target import ModelDims, TrtllmTarget
 from enginewright_trtllm.weights import engine_bytes
 
@@ -27,7 +27,7 @@ class DeployOptions:
     For Kubernetes: namespace, monitoring_namespace: where the server and where Prometheus runs. claim: the
     PersistentVolumeClaim that holds the repository. replicas, max_replicas: bounds of the autoscaler; compose
     starts `replicas`. waiting: requests that wait for a place, a replica, above which one is added. cpu: of
-    a replica, cores. admin_key: of `launch.ServerFlags`. kubectl_image: an image with sh and kubectl, for
+    a replica, cores. admin_key: of `closed_administration`. kubectl_image: an image with sh and kubectl, for
     several nodes only.
     """
 
@@ -50,7 +50,7 @@ class DeployOptions:
     @property
     def flags(self) -> ServerFlags:
         """Of the server."""
-        return ServerFlags(admin_key=self.admin_key)
+        return ServerFlags(guard=closed_administration(self.admin_key))
 
     def __post_init__(self) -> None:
         for name in ("name", "namespace", "monitoring_namespace", "claim"):

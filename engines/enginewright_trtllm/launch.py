@@ -20,6 +20,7 @@ __all__ = [
     "Ports",
     "RemoteRanks",
     "ServerFlags",
+    "closed_administration",
     "launch_server",
     "leader_command",
     "make_ports",
@@ -29,7 +30,6 @@ __all__ = [
 # Open MPI 4 sleeps so long before it passes SIGTERM on, and again before SIGKILL. Its own second would cut
 # running requests off; Triton's exit timeout would be waited for twice, whether anything runs or not.
 _MPI_TERM_SECONDS = 10
-_ADMINISTRATION = "shared-memory,model-repository,trace,logging"
 # A client that vanished is noticed, and one that pings through a long prefill is not cut off for it.
 _KEEPALIVE = (
     "--grpc-keepalive-time=30000",
@@ -52,11 +52,12 @@ class Launch:
 class Ports:
     """Ports of the server and the addresses it binds.
 
-    HTTP stays on the loopback, for probes. Metrics need an address of their own: Triton takes HTTP's.
+    HTTP stays on the loopback, for probes; None: there is none. Metrics need an address of their own: Triton
+    takes HTTP's.
     """
 
     grpc: int = 8001
-    http: int = 8000
+    http: int | None = 8000
     metrics: int = 8002
     grpc_address: str = "0.0.0.0"
     http_address: str = "127.0.0.1"
@@ -76,12 +77,13 @@ def make_ports(grpc: int, metrics: int) -> Ports:
 @dataclass(frozen=True, slots=True)
 class ServerFlags:
     """shm_prefix: of the names of shared memory; a rank's number follows. exit_timeout: seconds that Triton
-    gives running requests when it is stopped. admin_key: without it nobody reaches Triton's administration,
-    such as the name of the file that it logs to; None leaves that open."""
+    gives running requests when it is stopped. guard: flags that say who may do what. sealed: what each
+    tritonserver is started by, where keys are kept out of the process table."""
 
     shm_prefix: str = "prefix"
     exit_timeout: int = 60
-    admin_key: str | None = field(default=None, repr=False)
+    guard: tuple[str, ...] = field(default=(), repr=False)
+    sealed: tuple[str, ...] = ()
 
 
 _FLAGS = ServerFlags()
@@ -153,17 +155,17 @@ def _tritonserver(
     if rank:
         control = ["--model-control-mode=explicit", *(f"--load-model={name}" for name in models)]
     return [
+        *flags.sealed,
         "tritonserver",
         f"--model-repository={repository}",
         f"--grpc-port={ports.grpc}",
-        f"--http-port={ports.http}",
         f"--metrics-port={ports.metrics}",
         f"--grpc-address={ports.grpc_address}",
-        f"--http-address={ports.http_address}",
         f"--metrics-address={ports.metrics_address}",
+        *_http(ports),
         *control,
         *_KEEPALIVE,
-        *_sealed(flags.admin_key),
+        *flags.guard,
         "--disable-auto-complete-config",
         f"--backend-config=python,shm-region-prefix-name={flags.shm_prefix}{rank}_",
         "--allow-sagemaker=false",
@@ -172,11 +174,16 @@ def _tritonserver(
     ]
 
 
-def _sealed(key: str | None) -> list[str]:
-    if key is None:
-        return []
-    restricted = f"{_ADMINISTRATION}:enginewright-admin={key}"
-    return [f"--grpc-restricted-protocol={restricted}", f"--http-restricted-api={restricted}"]
+def _http(ports: Ports) -> list[str]:
+    if ports.http is None:
+        return ["--allow-http=false"]
+    return [f"--http-port={ports.http}", f"--http-address={ports.http_address}"]
+
+
+def closed_administration(key: str) -> tuple[str, ...]:
+    """Flags without whose key nobody reaches Triton's administration, such as the name of its log file."""
+    restricted = f"shared-memory,model-repository,trace,logging:enginewright-admin={key}"
+    return f"--grpc-restricted-protocol={restricted}", f"--http-restricted-api={restricted}"
 
 
 def mpi_environment() -> dict[str, str]:

@@ -10,10 +10,9 @@ from typing import Any
 from enginewright_client._exceptions import InvalidRequest
 from enginewright_client._options import TLS, Keepalive
 
-__all__ = ["MAX_MESSAGE_BYTES", "SERVICE", "ChannelConfig", "is_loopback", "make_metadata"]
+__all__ = ["MAX_MESSAGE_BYTES", "ChannelConfig", "is_loopback", "make_metadata"]
 
 MAX_MESSAGE_BYTES = 64 * 2**20
-SERVICE = "/inference.GRPCInferenceService/"
 Metadata = Mapping[str, str] | Iterable[tuple[str, str]]
 
 # What `enginewright serve --token-file` opens its calls for.
@@ -33,7 +32,14 @@ class ChannelConfig:
     max_message_bytes: int
     connect_timeout: float | None
 
-    def options(self) -> list[tuple[str, Any]]:
+    def open(self, grpc: Any, *options: tuple[str, Any]) -> Any:
+        """A channel. grpc: the module `grpc` or `grpc.aio`. Raises InvalidRequest for an unreadable file."""
+        credentials, chosen = self._credentials(), [*self._options(), *options]
+        if credentials is None:
+            return grpc.insecure_channel(self.address, options=chosen)
+        return grpc.secure_channel(self.address, credentials, options=chosen)
+
+    def _options(self) -> list[tuple[str, Any]]:
         """gRPC's channel arguments.
 
         After a refused connection the next call tries again within a second, so a client may be made before
@@ -58,8 +64,8 @@ class ChannelConfig:
             options.append(("grpc.ssl_target_name_override", self.tls.server_name))
         return options
 
-    def credentials(self) -> Any:
-        """grpc.ChannelCredentials, or None for plain text. Raises InvalidRequest for an unreadable file."""
+    def _credentials(self) -> Any:
+        """grpc.ChannelCredentials, or None for plain text."""
         if self.tls is None:
             return None
         import grpc

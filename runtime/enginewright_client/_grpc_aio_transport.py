@@ -7,78 +7,49 @@ import os
 import weakref
 from typing import Any
 
-from enginewright_client._channel import SERVICE, ChannelConfig
-from enginewright_client._grpc_transport import of_rpc_error, serialize
+from enginewright_client._channel import ChannelConfig
+from enginewright_client._grpc_transport_base import GrpcTransportBase, of_rpc_error
 from enginewright_client._transport import FORKED, TransportError
 
 __all__ = ["AsyncGrpcTransport"]
 
-_LEFT_BEHIND: list[Any] = []  # channels of a parent process or of a loop that is over
 
-
-class AsyncGrpcTransport:
-    """One channel of the running event loop, opened by the first call; another loop, or a forked child, opens
-    its own."""
+class AsyncGrpcTransport(GrpcTransportBase):
+    """Its channel is the running event loop's."""
 
     def __init__(self, config: ChannelConfig) -> None:
-        self._config = config
-        self._channel: Any = None
-        self._home: tuple[int, object] | None = None
-        self._stubs: dict[str, Any] = {}
+        super().__init__(config)
         self._running: weakref.WeakSet[AsyncGrpcCall] = weakref.WeakSet()
 
     async def unary_async(self, method: str, request: Any, timeout: float | None) -> Any:
         """See `AsyncTransport`."""
         import grpc
 
-        stub = self._stub(method, "unary_unary")
         try:
-            return await stub(request, timeout=timeout, metadata=self._config.metadata)
+            return await self._call(method, "unary_unary", request, timeout)
         except grpc.RpcError as error:
             raise of_rpc_error(error) from None
 
     def stream_async(self, method: str, request: Any, timeout: float | None) -> AsyncGrpcCall:
         """See `AsyncTransport`."""
-        stub = self._stub(method, "unary_stream")
-        call = AsyncGrpcCall(stub(request, timeout=timeout, metadata=self._config.metadata))
+        call = AsyncGrpcCall(self._call(method, "unary_stream", request, timeout))
         self._running.add(call)
         return call
 
     async def aclose(self) -> None:
         """See `AsyncTransport`."""
-        if self._channel is not None and self._home == self._here():
+        if self._is_open_here:
             for call in [*self._running]:
                 call.cancel()
             await self._channel.close()
 
-    @staticmethod
-    def _here() -> tuple[int, object]:
+    def _here(self) -> tuple[int, object]:
         return os.getpid(), asyncio.get_running_loop()
 
-    def _stub(self, method: str, kind: str) -> Any:
-        if self._home != self._here():
-            self._open()
-        if method not in self._stubs:
-            from tritonclient.grpc import service_pb2 as pb
-
-            response = getattr(pb, f"{method}Response")
-            self._stubs[method] = getattr(self._channel, kind)(
-                SERVICE + method, request_serializer=serialize, response_deserializer=response.FromString
-            )
-        return self._stubs[method]
-
-    def _open(self) -> None:
+    def _open(self) -> Any:
         import grpc.aio
 
-        if self._channel is not None:
-            _LEFT_BEHIND.append((self._channel, self._stubs))
-        options, credentials = self._config.options(), self._config.credentials()
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(self._config.address, options=options)
-        else:
-            self._channel = grpc.aio.secure_channel(self._config.address, credentials, options=options)
-        self._stubs = {}
-        self._home = self._here()
+        return self._config.open(grpc.aio)
 
 
 class AsyncGrpcCall:

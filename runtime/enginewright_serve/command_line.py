@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from enginewright_serve.access import TOKEN_KEY, Access
+from enginewright_serve.access import Access
+from enginewright_serve.access_flags import SEALED, access_flags, access_variables
+from enginewright_serve.server_base import Command
 from enginewright_serve.triton_binary import TritonBinary
 
-__all__ = ["Listeners", "ServerCommand", "make_backends", "server_command", "server_environment"]
+__all__ = ["Listeners", "make_backends", "server_command", "server_environment"]
 
-# Nobody needs these from outside: their key is made anew at every start and kept by nobody.
-_ADMINISTRATION = "shared-memory,model-repository,trace,logging"
-# These a token opens. Health stays open, for orchestrators; it tells nothing.
-_USE = "inference,metadata,model-config,statistics"
 _KEEPALIVE_MS, _KEEPALIVE_TIMEOUT_MS, _CLIENT_PING_MS = 30_000, 10_000, 10_000
 
 
@@ -33,14 +30,6 @@ class Listeners:
     metrics_port: int
     http_port: int | None = None
     metrics_host: str = "127.0.0.1"
-
-
-@dataclass(frozen=True, slots=True)
-class ServerCommand:
-    """secrets: what must not stay readable in the process table, though Triton takes it in no other way."""
-
-    words: tuple[str, ...]
-    secrets: tuple[str, ...] = field(repr=False)
 
 
 def make_backends(binary: TritonBinary, folder: Path) -> Path | None:
@@ -63,12 +52,9 @@ def server_command(
     *,
     shared_memory_prefix: str,
     exit_timeout: int,
-) -> ServerCommand:
+    threads: int | None = None,
+) -> Command:
     """Hardened: no model control, nothing filled in, no HTTP, administration under a random key."""
-    administration = secrets.token_hex(16)
-    restricted = {_ADMINISTRATION: f"enginewright-admin={administration}"}
-    if access.token is not None:
-        restricted[_USE] = f"{TOKEN_KEY}={access.token}"
     switches: list[tuple[str, object]] = [
         ("model-repository", repository),
         ("model-control-mode", "none"),
@@ -79,32 +65,6 @@ def server_command(
         ("allow-vertex-ai", "false"),
         ("trace-config", "level=off"),
         ("backend-config", f"python,shm-region-prefix-name={shared_memory_prefix}"),
-        *_grpc(listeners, access),
-        *(("grpc-restricted-protocol", f"{names}:{key}") for names, key in restricted.items()),
-        ("allow-metrics", "true"),
-        ("allow-gpu-metrics", "false"),
-        ("metrics-address", listeners.metrics_host),
-        ("metrics-port", listeners.metrics_port),
-        ("allow-http", "false" if listeners.http_port is None else "true"),
-    ]
-    if listeners.http_port is not None:
-        switches += [
-            ("http-address", "127.0.0.1"),
-            ("http-port", listeners.http_port),
-            *(("http-restricted-api", f"{names}:{key}") for names, key in restricted.items()),
-        ]
-    if backends is not None:
-        switches.append(("backend-directory", backends))
-    words = (
-        str(binary.executable),
-        "--disable-auto-complete-config",
-        *(f"--{name}={value}" for name, value in switches),
-    )
-    return ServerCommand(words, (administration, *([access.token] if access.token else [])))
-
-
-def _grpc(listeners: Listeners, access: Access) -> list[tuple[str, object]]:
-    switches: list[tuple[str, object]] = [
         ("allow-grpc", "true"),
         ("grpc-address", listeners.host),
         ("grpc-port", listeners.grpc_port),
@@ -115,16 +75,25 @@ def _grpc(listeners: Listeners, access: Access) -> list[tuple[str, object]]:
         ("grpc-keepalive-time", _KEEPALIVE_MS),
         ("grpc-keepalive-timeout", _KEEPALIVE_TIMEOUT_MS),
         ("grpc-http2-min-recv-ping-interval-without-data", _CLIENT_PING_MS),
+        ("allow-metrics", "true"),
+        ("allow-gpu-metrics", "false"),
+        ("metrics-address", listeners.metrics_host),
+        ("metrics-port", listeners.metrics_port),
+        ("allow-http", "false" if listeners.http_port is None else "true"),
     ]
-    if access.certificate is not None:
-        switches += [
-            ("grpc-use-ssl-mutual" if access.client_ca else "grpc-use-ssl", "true"),
-            ("grpc-server-cert", access.certificate.resolve()),
-            ("grpc-server-key", (access.key or access.certificate).resolve()),
-        ]
-    if access.client_ca is not None:
-        switches.append(("grpc-root-cert", access.client_ca.resolve()))
-    return switches
+    if listeners.http_port is not None:
+        switches += [("http-address", "127.0.0.1"), ("http-port", listeners.http_port)]
+    if backends is not None:
+        switches.append(("backend-directory", backends))
+    argv = (
+        *SEALED,
+        str(binary.executable),
+        "--disable-auto-complete-config",
+        *(f"--{name}={value}" for name, value in switches),
+        *access_flags(access, http=listeners.http_port is not None),
+    )
+    environment = server_environment(binary, os.environ, threads)
+    return Command(argv, {**environment, **access_variables(access)})
 
 
 def server_environment(

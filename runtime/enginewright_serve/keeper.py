@@ -11,8 +11,8 @@ would kill the server as soon as the *thread* that started it ends, and would le
 
 Run as a file by `python -I keeper.py`, so it imports nothing but the standard library.
 Standard input: a line of JSON with its orders: command, log (a file), prefix (of shared memory), grace
-(seconds to exit in), folder (removed when the starter is gone), secrets (parts of the command to wipe from
-the process table). Then `t` or its end asks the server to exit, `k` kills it.
+(seconds to exit in), folder (removed when the starter is gone). Then `t` or its end asks the server to exit,
+`k` kills it.
 Standard output: the server's pid, at its end its return code as `subprocess` gives it.
 """
 
@@ -21,6 +21,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import select
 import shutil
 import signal
@@ -29,13 +30,12 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 __all__ = ["end_models", "model_processes", "remove_shared_memory"]
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _TICK = 0.05
-_FIRST_LINE_SECONDS = 2.0
+_DESCRIPTORS = 65_536
 _SHARED_MEMORY = Path("/dev/shm")
 _STUB = "triton_python_backend_stub"
 
@@ -74,7 +74,7 @@ def _main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     libc = ctypes.CDLL(None)
     libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    log_start = os.path.getsize(orders["log"])  # noqa: PTH202
+    _allow_connections()
     with open(orders["log"], "ab") as log:  # noqa: PTH123
         server = subprocess.Popen(
             orders["command"],
@@ -84,13 +84,20 @@ def _main() -> None:
             preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0),
         )
     _say(server.pid)
-    _wipe_secrets(server, orders, log_start)
     _watch(server, parent, orders["grace"])
     _end_orphans()
     remove_shared_memory(orders["prefix"])
     if os.getppid() != parent:  # nobody is left to do it, or to read the log
         shutil.rmtree(orders["folder"], ignore_errors=True)
     _say(server.returncode)
+
+
+def _allow_connections() -> None:
+    """Each connection is a descriptor, and many systems allow 1,024 unless more is asked for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _read_line() -> bytes:
@@ -102,31 +109,6 @@ def _read_line() -> bytes:
             sys.exit(0)
         line += piece
     return line
-
-
-def _wipe_secrets(server: subprocess.Popen[bytes], orders: dict[str, Any], log_start: int) -> None:
-    """Overwrite the secrets among the server's arguments, which Triton takes in no other way.
-
-    Anybody on the machine can read /proc/PID/cmdline. Triton copies its arguments before it writes the first
-    line of its log, a few hundredths of a second after its start; until then they can be seen. Where the
-    kernel does not let a parent write to its child, they stay.
-    """
-    deadline = time.monotonic() + _FIRST_LINE_SECONDS
-    while os.path.getsize(orders["log"]) == log_start and time.monotonic() < deadline:  # noqa: PTH202
-        if server.poll() is not None:
-            return
-        time.sleep(0.002)
-    with suppress(OSError, ValueError), open(f"/proc/{server.pid}/mem", "r+b", buffering=0) as memory:  # noqa: PTH123
-        # "pid (name) state ppid ..."; fields 48 and 49 are the first and the last address of the arguments.
-        fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
-        start, end = int(fields[45]), int(fields[46])
-        memory.seek(start)
-        arguments = memory.read(end - start)
-        for secret in orders["secrets"]:
-            place = arguments.find(secret.encode())
-            if place >= 0:
-                memory.seek(start + place)
-                memory.write(b"*" * len(secret))
 
 
 def _watch(server: subprocess.Popen[bytes], parent: int, grace: float) -> None:

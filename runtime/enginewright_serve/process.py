@@ -13,6 +13,7 @@ from pathlib import Path
 
 from enginewright_serve import keeper
 from enginewright_serve.failure_reason import failure_reason
+from enginewright_serve.launcher_failure import launcher_failure
 
 __all__ = ["TritonProcess"]
 
@@ -23,8 +24,7 @@ class TritonProcess:
     """Runs `command`; everything it starts ends with it.
 
     log: the file that its output is appended to. folder: removed by the keeper when nobody else is left to do
-    it. prefix: of the names of its shared memory. grace: seconds it has to exit in. secrets: arguments that
-    are wiped from the process table once Triton has read them.
+    it. prefix: of the names of its shared memory. grace: seconds it has to exit in.
     """
 
     def __init__(
@@ -36,7 +36,6 @@ class TritonProcess:
         folder: Path,
         prefix: str,
         grace: float,
-        secrets: Sequence[str] = (),
     ) -> None:
         self._log, self._prefix = log, prefix
         self._log_start = log.stat().st_size
@@ -48,7 +47,6 @@ class TritonProcess:
             "folder": str(folder),
             "prefix": prefix,
             "grace": grace,
-            "secrets": list(secrets),
         }
         self._keeper: subprocess.Popen[bytes] | None = subprocess.Popen(
             [sys.executable, "-I", keeper.__file__],
@@ -106,7 +104,8 @@ class TritonProcess:
         """Why the server ended, as its log or its exit code tells."""
         with self._log.open("rb") as log:
             log.seek(self._log_start)
-            reason = failure_reason(log.read())
+            text = log.read()
+        reason = launcher_failure(text) or failure_reason(text)
         said = self._said.split()
         if not reason and len(said) > 1:
             code = int(said[1])

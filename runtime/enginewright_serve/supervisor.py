@@ -7,31 +7,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from enginewright_errors import StageFailed
 
 from enginewright_serve.health import HealthCheck, HealthPolicy, sign_of_life
-from enginewright_serve.probe import Probe
+from enginewright_serve.server_base import ServerBase
 
-__all__ = ["Supervised", "Supervisor", "SupervisorPolicy"]
+__all__ = ["Supervisor", "SupervisorPolicy"]
 
 _TICK = 0.25
-
-
-class Supervised(Protocol):
-    """What is supervised: `TritonServer`, or an `ExternalServer`."""
-
-    @property
-    def metrics_address(self) -> str: ...
-
-    def open_probe(self) -> Probe: ...
-
-    def trouble(self, seconds: float) -> str | None: ...
-
-    def restart(self) -> None: ...
-
-    def failure(self, what: str) -> StageFailed: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +43,7 @@ class Supervisor:
 
     def __init__(
         self,
-        server: Supervised,
+        server: ServerBase,
         report: Callable[[str], None],
         policy: SupervisorPolicy | None = None,
     ) -> None:

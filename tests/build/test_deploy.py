@@ -12,7 +12,7 @@ import pytest
 import yaml
 from enginewright.load_recipe import load_trtllm_recipe
 from enginewright.trtllm_recipe import trtllm_target
-from enginewright_trtllm.launch import ServerFlags, launch_server
+from enginewright_trtllm.launch import ServerFlags, closed_administration, launch_server
 from trtllm_built import write_built
 
 ENGINEWRIGHT = Path(sys.executable).with_name("enginewright")
@@ -108,7 +108,8 @@ def test_kubernetes_gets_what_apply_needs_and_the_chart_what_it_needs(built: Pat
     target = trtllm_target(load_trtllm_recipe(TP2))
     arguments = tuple(pod["containers"][0]["args"])
     [key] = {word.rpartition("=")[2] for word in arguments if word.startswith("--grpc-restricted-protocol")}
-    assert arguments == launch_server(target, repository="/models", flags=ServerFlags(admin_key=key)).argv
+    flags = ServerFlags(guard=closed_administration(key))
+    assert arguments == launch_server(target, repository="/models", flags=flags).argv
     [claim] = [volume for volume in pod["volumes"] if "persistentVolumeClaim" in volume]
     assert claim["persistentVolumeClaim"]["claimName"] == f"{TP2}-repository"
     # Helm's values are no object of the cluster.

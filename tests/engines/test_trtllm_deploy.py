@@ -15,7 +15,7 @@ from enginewright_trtllm.deploy_compose import write_compose
 from enginewright_trtllm.deploy_kubernetes import write_kubernetes
 from enginewright_trtllm.deploy_options import DeployOptions, probe_command
 from enginewright_trtllm.kubernetes_nodes import leader_script
-from enginewright_trtllm.launch import Ports, ServerFlags, launch_server
+from enginewright_trtllm.launch import Ports, ServerFlags, closed_administration, launch_server
 from enginewright_trtllm.target import TrtllmTarget
 from enginewright_trtllm.weights import engine_bytes
 from hypothesis import given, settings
@@ -54,7 +54,7 @@ def pods(objects: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def test_compose_starts_the_launch_line_on_all_gpus(name: str, tmp_path: Path) -> None:
     target = TARGETS[name]
     service = compose(tmp_path, target)["services"]["triton"]
-    launch = launch_server(target, repository="/models", flags=ServerFlags(admin_key=KEY))
+    launch = launch_server(target, repository="/models", flags=ServerFlags(guard=closed_administration(KEY)))
     assert tuple(service["command"]) == launch.argv
     assert launch.env.items() <= service["environment"].items()
     (devices,) = service["deploy"]["resources"]["reservations"]["devices"]
@@ -111,7 +111,7 @@ def test_one_pod_has_all_gpus_of_an_engine_on_the_right_card(tmp_path: Path) -> 
     assert "command" not in container
     assert (
         tuple(container["args"])
-        == launch_server(TP2, repository="/models", flags=ServerFlags(admin_key=KEY)).argv
+        == launch_server(TP2, repository="/models", flags=ServerFlags(guard=closed_administration(KEY))).argv
     )
     terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
     (expression,) = terms["nodeSelectorTerms"][0]["matchExpressions"]

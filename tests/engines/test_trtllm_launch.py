@@ -6,7 +6,14 @@ import shlex
 from dataclasses import replace
 
 import pytest
-from enginewright_trtllm.launch import Ports, RemoteRanks, ServerFlags, launch_server, leader_command
+from enginewright_trtllm.launch import (
+    Ports,
+    RemoteRanks,
+    ServerFlags,
+    closed_administration,
+    launch_server,
+    leader_command,
+)
 from enginewright_trtllm.target import TrtllmTarget
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,11 +23,11 @@ SERVER = (
     "tritonserver",
     "--model-repository=/models",
     "--grpc-port=8001",
-    "--http-port=8000",
     "--metrics-port=8002",
     "--grpc-address=0.0.0.0",
-    "--http-address=127.0.0.1",
     "--metrics-address=0.0.0.0",
+    "--http-port=8000",
+    "--http-address=127.0.0.1",
 )
 TAIL = (
     "--grpc-keepalive-time=30000",
@@ -96,15 +103,21 @@ def test_ports_and_addresses_are_the_callers() -> None:
     for part in ("--grpc-port=9001", "--http-port=9000", "--metrics-port=9002", "--grpc-address=127.0.0.1"):
         assert part in argv
     assert "--metrics-address=10.0.0.1" in argv
+    without = launch_server(FP8, repository="/models", ports=replace(ports, http=None)).argv
+    assert [part for part in without if "http-" in part or "allow-http" in part] == ["--allow-http=false"]
 
 
 def test_administration_is_sealed_on_every_rank_and_the_key_is_no_part_of_what_is_printed() -> None:
-    flags = ServerFlags(exit_timeout=7, admin_key="s3cret")
+    flags = ServerFlags(exit_timeout=7, guard=closed_administration("s3cret"), sealed=("python3", "seal.py"))
     argv = launch_server(replace(FP8, tp=2, gpu_count=2), repository="/models", flags=flags).argv
     sealed = "shared-memory,model-repository,trace,logging:enginewright-admin=s3cret"
     assert argv.count(f"--grpc-restricted-protocol={sealed}") == 2
     assert argv.count(f"--http-restricted-api={sealed}") == 2
     assert argv.count("--exit-timeout-secs=7") == 2
+    assert [argv[place - 1] == "seal.py" for place, part in enumerate(argv) if part == "tritonserver"] == [
+        True,
+        True,
+    ]
     assert "s3cret" not in repr(flags)
 
 

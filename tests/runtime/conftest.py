@@ -126,6 +126,10 @@ class Traces:
         self._names |= {path.name for path in self._folder.glob("enginewright-serve-*")}
         return [path.name for name in self._names for path in Path("/dev/shm").glob(f"{name}_*")]
 
+    def access_copies(self) -> list[Path]:
+        """Files that containers are given."""
+        return list(self._folder.glob("enginewright-serve-*/access/*"))
+
     def nothing_left(self) -> bool:
         return not (self.processes() or self.shared_memory() or any(self._folder.iterdir()))
 

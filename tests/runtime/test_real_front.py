@@ -83,18 +83,6 @@ def test_a_refusal_names_its_field(client: TritonClient, sampling: SamplingParam
     assert caught.value.code in ("invalid-request", "sequence-too-long")
 
 
-def test_leaving_streams_frees_their_slots(server: TritonServer, client: TritonClient) -> None:
-    """Six on four slots: two of them wait."""
-    answers = [client.stream("a", LONG) for _ in range(6)]
-    for answer in answers[:4]:
-        next(answer)
-    for answer in answers:
-        answer.close()
-    eventually(lambda: metric(server, "enginewright_requests_active") == 0, "a slot stayed taken")
-    eventually(lambda: metric(server, "enginewright_requests_waiting") == 0, "a request still waits")
-    assert client.generate("Hello", GREEDY).text
-
-
 def test_stopping_ends_what_runs_within_the_exit_timeout(tiny_repository: Path, traces: Traces) -> None:
     server = TritonServer(tiny_repository, exit_timeout=1)
     server.start()

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import signal
+import stat
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from enginewright.load_recipe import load_trtllm_recipe
 from enginewright.trtllm_recipe import trtllm_target
-from enginewright_client import ConnectError, TritonClient
-from enginewright_serve.external_server import FRONT_VARIABLES
+from enginewright_client import TLS, AccessDenied, ConnectError, TritonClient
+from enginewright_serve.access import Access
+from enginewright_serve.access_flags import access_flags
 from enginewright_serve.ports import choose_ports
-from enginewright_trtllm.container import serve_container
+from enginewright_serve.server_base import FRONT_VARIABLES
+from enginewright_trtllm.container import Mount, serve_container
 from enginewright_trtllm.launch import Ports, ServerFlags
+from runtime.certificates import Authority
 from runtime.commands import Command
 from runtime.conftest import Traces, eventually
 from runtime.trtllm_machine import H100, Machine
 from trtllm_built import write_built
 
 READY = "Ctrl-C stops it"
+TOKEN = "a-token.for~these_tests+only"
 IMAGE = "nvcr.io/nvidia/tritonserver:26.07-trtllm-python-py3"
 ALL = ("nvidia-smi", "tritonserver", "mpirun", "docker")
 
@@ -149,6 +156,61 @@ def test_interrupted_while_engines_load_it_is_gone_at_once(
         assert command.code() == 130
     eventually(traces.nothing_left, f"something stayed: {traces.processes()}")
     assert not made.containers()
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.mark.parametrize("way", ["mpirun", "docker"])
+def test_tls_client_certificates_and_a_token_guard_it(
+    way: str,
+    authority: Authority,
+    machine: MakeMachine,
+    built: Path,
+    ports: list[str],
+    traces: Traces,
+    tmp_path: Path,
+) -> None:
+    made, server = machine(), authority.sign("server")
+    options = ["--tls-cert", server.certificate, "--tls-key", server.key, "--tls-client-ca", authority.pem]
+    (tmp_path / "token").write_text(f"{TOKEN}\n")
+    options += ["--token-file", tmp_path / "token", *(["--container"] if way == "docker" else [])]
+    own = authority.sign("client", use="clientAuth")
+    tls = TLS(ca=authority.pem, certificate=own.certificate, key=own.key, server_name="llm.example")
+    with Command(tmp_path, "serve", built, *ports, *options) as command:
+        command.prints(READY)
+        assert "(TLS, client certificates, token)" in command.text()
+        with TritonClient(address(command), tls=tls, token=TOKEN) as client:
+            assert client.generate("one two").text == "one two "
+        with TritonClient(address(command), tls=tls) as client, pytest.raises(AccessDenied):
+            client.generate("one two")
+        stranger = TLS(ca=authority.pem, server_name="llm.example")
+        for other in (stranger, None):
+            client = TritonClient(address(command), tls=other, token=TOKEN)
+            with client, pytest.raises(ConnectError):
+                client.generate("one two")
+        secret = f"{TOKEN}|enginewright-admin=[0-9a-f]"
+        eventually(lambda: not matching_commands(tmp_path, secret), "a key is in the process table")
+        assert matching_commands(tmp_path, r"enginewright-token=\*+ ")
+        assert TOKEN not in str([*made.calls("mpirun"), *made.calls("docker")])
+        for copy in traces.access_copies():  # the container's user is another one: what keeps others out
+            assert stat.S_IMODE(copy.stat().st_mode) == 0o444
+            assert stat.S_IMODE(copy.parent.parent.stat().st_mode) == 0o700
+        assert len(traces.access_copies()) == (4 if way == "docker" else 0)
+        command.process.terminate()
+        assert command.code() == 0
+    assert traces.nothing_left()
+
+
+def matching_commands(folder: Path, pattern: str) -> list[str]:
+    """The command lines that name something in `folder` and match, as anybody on the machine sees them."""
+    lines = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            lines.append(file.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [line for line in lines if str(folder) in line and re.search(pattern, line)]
 
 
 def test_a_second_interrupt_cuts_running_requests_off(serving: tuple[Command, Machine]) -> None:
@@ -335,6 +397,8 @@ def test_a_file_that_is_missing_or_hidden_is_named_first(
         (["--gpus", "0,0"], "--gpus 0,0 is not a list"),
         (["--gpus", "0,7"], "there is no GPU 7, 2 are visible"),
         (["--grpc-port", "8002"], "are both 8002"),
+        (["--host", "0.0.0.0"], "nothing would be encrypted"),
+        (["--tls-cert", "server.pem"], "--tls-cert without --tls-key"),
     ],
 )
 def test_options_that_cannot_be_are_one_line(
@@ -371,15 +435,23 @@ def test_a_dry_run_needs_nothing_and_prints_the_line_that_docker_would_get(
     said, words = dry_run(
         tmp_path, built, "--gpus", "2,3", "--host", "0.0.0.0", "--insecure", "--grpc-port", "9001"
     )
+    private = Path("/A_NEW_PRIVATE_FOLDER")
+    assert words.pop(0) == "ENGINEWRIGHT_ADMIN_KEY=SECRET"
     target = trtllm_target(load_trtllm_recipe("qwq-32b-fp8-tp2"))
     assert words == serve_container(
         target,
         repository=str(built),
-        ports=Ports(grpc=9001),
+        name=private.name,
+        ports=Ports(grpc=9001, http=None),
         gpus=(2, 3),
         host="0.0.0.0",
-        flags=ServerFlags(exit_timeout=30, admin_key="NEW_AT_EVERY_START"),
-        inherited=FRONT_VARIABLES,
+        flags=ServerFlags(
+            exit_timeout=30,
+            guard=access_flags(Access()),
+            sealed=("python3", "-I", "/run/enginewright/sealed_start.py"),
+        ),
+        inherited=(*FRONT_VARIABLES, "ENGINEWRIGHT_ADMIN_KEY"),
+        mounts=(Mount(f"{private}/access", "/run/enginewright", read_only=True),),
     )
     for check in (
         "every file",
@@ -403,7 +475,7 @@ def test_a_dry_run_where_triton_is_installed_prints_the_mpirun_line(
     assert "a folder of links" in said
     assert (made.bin / "calls").read_text() == ""
     _, container = dry_run(tmp_path, built, "--container")
-    assert container[:2] == ["docker", "run"]
+    assert container[1:3] == ["docker", "run"]
 
 
 def test_engines_that_are_not_compiled_yet_are_refused_with_the_way_on(

@@ -13,7 +13,7 @@ from pathlib import Path
 H100 = "NVIDIA H100 80GB HBM3, 81559, 9.0, 580.95.05"
 
 _HEAD = """#!@PYTHON@
-import json, os, signal, subprocess, sys, tempfile, time
+import json, os, signal, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 here = Path(__file__).parent
@@ -42,6 +42,7 @@ print((here / "gpus").read_text())
 
 _TRITONSERVER = """
 if os.environ.get("OMPI_COMM_WORLD_RANK", "0") != "0":
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
     signal.pause()  # loads the C++ model, and never comes back from it
 if text := fault("tritonserver"):
     print(text, flush=True)
@@ -103,14 +104,16 @@ elif command == "run":
         print(text, file=sys.stderr)
         sys.exit(125)
     name = arguments[arguments.index("--name") + 1]
-    mount = arguments[arguments.index("--mount") + 1]
-    source = mount.removeprefix("type=bind,src=").removesuffix(",dst=/models,readonly")
     image = next(place for place, word in enumerate(arguments) if "-trtllm-python-py3" in word)
-    inside = [word.replace("--model-repository=/models", f"--model-repository={source}")
-              .replace("region-prefix-name=prefix", f"region-prefix-name={name}_")
+    inside = [word.replace("region-prefix-name=prefix", f"region-prefix-name={name}_")
               for word in arguments[image + 1:]]
-    environment = {**os.environ, "STAND_IN_MOUNT": source}
+    environment = dict(os.environ)
     for option, value in zip(arguments, arguments[1:]):
+        if option == "--mount":
+            source, _, target = value[len("type=bind,src="):-len(",readonly")].partition(",dst=")
+            inside = [word.replace(target, source) for word in inside]
+            if target == "/models":
+                environment["STAND_IN_MOUNT"] = source
         if option == "--env" and "=" in value:
             environment.__setitem__(*value.split("=", 1))
     container = subprocess.Popen(inside, env=environment, start_new_session=True)

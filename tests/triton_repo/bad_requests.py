@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+# What takes engines down that hold answers to a grammar. name: sampling_parameters, a part of the answer
+GRAMMARS: dict[str, tuple[str, str]] = {
+    "regex that backtracks": ('{"guided_regex": "(a+)+$"}', "answers are not held to a schema"),
+    "regex that is none": ('{"guided_regex": "foo**"}', "answers are not held to a schema"),
+    "deep schema": (
+        '{"guided_json": ' + '{"items": ' * 1000 + "{}" + "}" * 1001,
+        "sampling_parameters is nested too deeply",
+    ),
+    "schema of 1 MB": ('{"guided_json": {"const": "' + "x" * 2**20 + '"}}', "sampling_parameters has 1048"),
+}
 # name: inputs, a part of the answer
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "empty prompt": ({"text_input": ""}, "text_input is empty"),
@@ -38,5 +48,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "end_id": ({"text_input": "x", "end_id": 2**30}, "end_id is 1073741824"),
     "two prompts": ({"text_input": "x", "messages": "[]"}, "text_input and messages are both given"),
     "wrapped integer": ({"text_input": "x", "top_k": 1294967296}, "top_k is 1294967296"),
+    "n": ({"text_input": "x", "sampling_parameters": '{"n": 20000}'}, "num_return_sequences is 20000"),
+    **{
+        f"grammar: {name}": ({"text_input": "x", "sampling_parameters": settings}, expected)
+        for name, (settings, expected) in GRAMMARS.items()
+    },
     "100 MB prompt": ({"text_input": "x" * 100_000_000}, "text_input has 100000000 bytes"),
 }

@@ -208,6 +208,9 @@ def test_a_caller_that_gives_up_frees_its_place_within_a_moment(make_front: Make
     running.gave_up = True
     assert finish_of(running) == b"cancelled"
     wait_until(lambda: front.backend.stats().active == 0)
+    freed = "enginewright_cancellation_seconds"
+    wait_until(lambda: len(front.metrics.get(freed, [])) == 2)
+    assert max(front.metrics[freed]) < 1.0
 
 
 def test_cancel_ends_the_requests_of_that_id_alone(make_front: MakeFront) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from enginewright_front.request import GenerateRequest, parse_request
 from enginewright_front.wire import INPUT
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from triton_repo.bad_requests import GRAMMARS
 from triton_repo.front_under_test import wire_tensors
 
 QWQ = SamplingDefaults(greedy=False, temperature=0.6, top_k=40, top_p=0.95)
@@ -167,6 +169,23 @@ def test_a_bad_request_is_refused_by_field_value_and_bound(case: str) -> None:
     values, expected = BAD[case]
     prompted = {"text_input", "messages"} & values.keys() or case == "neither prompt"
     assert expected in refusal(**(values if prompted else {"text_input": "x", **values}))
+
+
+@pytest.mark.parametrize("case", GRAMMARS)
+def test_a_grammar_is_refused_within_a_second(case: str) -> None:
+    settings, expected = GRAMMARS[case]
+    before = time.thread_time()
+    assert expected in refusal(text_input="x", sampling_parameters=settings)
+    assert time.thread_time() - before < 1
+
+
+@pytest.mark.parametrize(
+    "key", ["add_generation_prompt", "tokenize", "tools", "chat_template", "chat_template_kwargs"]
+)
+def test_nobody_sets_a_variable_of_the_chat_template(key: str) -> None:
+    message = refusal(messages=CHAT, sampling_parameters=json.dumps({key: False}))
+    assert f"'{key}' is no known member of sampling_parameters" in message
+    assert f"'{key}' is no known request parameter" in refusal(messages=CHAT, parameters={key: False})
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,9 @@ class Dispatcher:
         def on_event(event: TokenEvent) -> None:
             entry.inbox.append(event)
             self._ready.put(entry)
+            if entry.cancelled and event.finish_reason is not None:
+                self._recorder.freed(entry)
+                self._watch.wake()
 
         if session.request is not None:
             request, session.request = session.request, None

@@ -29,13 +29,14 @@ class Entry:
     """What the dispatcher knows of a request. Compared by identity: request ids need not be unique.
 
     ending, cancelled: how it shall end, set by whoever wants it ended: with an error, or with what there is.
-    closed: it is over. tokens_told, told_at: how many tokens were there at the last look, and when that was.
+    present_ns: when its caller was last known to wait for it. closed: it is over. tokens_told, told_at: how
+    many tokens were there at the last look, and when that was.
     """
 
     def __init__(self, request_id: str, sink: Sink) -> None:
         self.request_id = request_id
         self.sink = sink
-        self.arrival_ns = time.monotonic_ns()
+        self.arrival_ns = self.present_ns = time.monotonic_ns()
         self.inbox: deque[TokenEvent] = deque()
         self.session: Session | None = None
         self.handle: EngineHandle | None = None

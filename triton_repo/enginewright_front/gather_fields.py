@@ -30,6 +30,10 @@ _NOT_SERVED = {
     "stop_token_ids": "send one id as end_id, or stop_words",
     "prompt": "the prompt is text_input or messages",
     "max_new_tokens": "did you mean 'max_tokens'?",
+    **dict.fromkeys(
+        ("guided_json", "guided_regex", "guided_grammar", "guided_choice", "response_format"),
+        "answers are not held to a schema or grammar",
+    ),
 }
 # `id` is how the generate endpoint passes on a request's id.
 _HARMLESS = frozenset({"id"})

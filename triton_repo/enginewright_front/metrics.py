@@ -28,6 +28,7 @@ class Metrics:
         self._families: list[Any] = []
         self._lock = threading.Lock()
         self._finished: list[RequestRecord] = []
+        self._freed: list[float] = []
 
         def make(kind: Any, name: str, description: str) -> Any:
             self._families.append(family(name=f"enginewright_{name}", description=description, kind=kind))
@@ -65,6 +66,9 @@ class Metrics:
             "time_to_first_token_seconds", "From a request's arrival to its first token"
         )
         self._total = histogram("request_seconds", "From a request's arrival to its end")
+        self._cancellation = histogram(
+            "cancellation_seconds", "From the last look at which its caller was there to a slot that is free"
+        )
         self._gaps = CountedHistogram(
             counter, "inter_token_seconds", "Time from one token to the next", _INTER_TOKEN_SECONDS
         )
@@ -78,6 +82,11 @@ class Metrics:
         """The supervisor's probe was answered. It comes every few seconds, so it is shown at once."""
         self._probes.increment(1)
 
+    def freed(self, seconds: float) -> None:
+        """A cancelled request has left the engine, `seconds` after its caller was last known to wait."""
+        with self._lock:
+            self._freed.append(seconds)
+
     def token_gap(self, seconds: float, tokens: int) -> None:
         """`tokens` tokens came `seconds` after the one before: together, so each took its share."""
         with self._lock:
@@ -90,6 +99,7 @@ class Metrics:
         """
         with self._lock:
             records, self._finished = self._finished, []
+            freed, self._freed = self._freed, []
             self._gaps.publish()
         self._count(records)
         for record in records:
@@ -98,6 +108,8 @@ class Metrics:
                 self._queue.observe(record.scheduled)
             if record.first_token is not None:
                 self._first_token.observe(record.first_token)
+        for seconds in freed:
+            self._cancellation.observe(seconds)
         self._active.set(stats.active)
         self._waiting.set(stats.waiting)
         if stats.kv_used is not None:

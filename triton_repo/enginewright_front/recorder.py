@@ -41,5 +41,10 @@ class Recorder:
         if self._settings.log_requests:
             write_log_line(record)
 
+    def freed(self, entry: Entry) -> None:
+        """The engine has given up `entry`, which was cancelled, and its slot. Any thread."""
+        if not self._is_probe(entry):
+            self._metrics.freed((time.monotonic_ns() - entry.present_ns) / 1e9)
+
     def _is_probe(self, entry: Entry) -> bool:
         return entry.request_id == self._settings.probe_id != ""

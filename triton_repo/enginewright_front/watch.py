@@ -93,8 +93,11 @@ class Watch:
 
     def _end_cancelled(self, entries: Sequence[Entry]) -> None:
         for entry in entries:
+            looked_ns = time.monotonic_ns()
             if entry.sink.is_cancelled():
                 self._cancel(entry)
+            else:
+                entry.present_ns = looked_ns
 
     def _end_overdue(self, entries: Sequence[Entry], now: float) -> None:
         for entry in entries:

@@ -53,7 +53,9 @@ def compose(
     """Write a Compose file: NVIDIA's image as an ordinary user, the repository read-only, GPUs, health by a
     real token.
 
-    Further replicas listen 10 ports above the one before.
+    Further replicas listen 10 ports above the one before. There is no TLS and no token here, as there is in
+    `enginewright serve`: put a proxy in front of a --host that others reach. The key in the file closes
+    Triton's administration, new at each writing; nobody needs it.
 
     \b
     Examples:

@@ -17,7 +17,8 @@ from enginewright.interrupt import Interrupted, interruptible
 from enginewright.units import format_seconds
 
 if TYPE_CHECKING:
-    from enginewright_serve import Access, ExternalServer, TritonServer
+    from enginewright_serve import Access
+    from enginewright_serve.server_base import ServerBase
 
 __all__ = ["LogRequests", "serve"]
 
@@ -90,7 +91,8 @@ def serve(
 
     TensorRT-LLM engines are served by mpirun where a tritonserver with their backend is installed, as it is
     in NVIDIA's image, and else in that image by docker. GPUs, driver, architecture and versions are held
-    against the manifest first.
+    against the manifest first. A container gets copies of the TLS files, read-only, and the token by its
+    environment; no command line keeps a secret.
 
     Ctrl-C and SIGTERM stop it: it takes no more requests, running ones have --drain-timeout to end, a second
     signal ends them at once. Exit codes: 0 after SIGTERM, 130 after Ctrl-C, 2 for a repository, port or
@@ -105,23 +107,29 @@ def serve(
             --token-file token
         enginewright serve models/qwq-32b-fp8-tp2 --gpus 2,3
         enginewright serve models/qwq-32b-fp8-tp2 --container --dry-run
+        enginewright serve models/qwq-32b-fp8-h100 --host 0.0.0.0 --tls-cert server.pem --tls-key server.key
     """
     from enginewright_serve import Supervisor, TritonServer, read_access
 
     from enginewright.gpu_indices import gpu_indices
     from enginewright.trtllm_repository import repository_target
 
-    tls = {"--tls-cert": tls_cert, "--tls-key": tls_key, "--tls-client-ca": tls_client_ca}
-    gpu_options = {"--gpus": gpus, "--container": container or None, "--dry-run": dry_run or None}
-    server: TritonServer | ExternalServer
+    access = read_access(
+        host,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        token_file=token_file,
+        insecure=insecure,
+    )
+    server: ServerBase
     if repository_target(repository) == "trtllm":
         from enginewright.commands import serve_trtllm
 
-        refused = {**tls, "--token-file": token_file, "--http-port": http_port, "--threads": threads}
-        _refuse(refused, "is for ONNX engines", "leave it out; a proxy in front of Triton can end TLS")
-        access = read_access(host, insecure=insecure)
+        _refuse({"--http-port": http_port, "--threads": threads}, "is for ONNX engines")
         serving = serve_trtllm.TrtllmServing(
             host=host,
+            access=access,
             grpc_port=grpc_port,
             metrics_host=metrics_host,
             metrics_port=metrics_port,
@@ -136,15 +144,8 @@ def serve(
             return
         server = serve_trtllm.trtllm_server(repository, serving)
     else:
-        _refuse(gpu_options, "is for TensorRT-LLM engines", "leave it out")
-        access = read_access(
-            host,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-            tls_client_ca=tls_client_ca,
-            token_file=token_file,
-            insecure=insecure,
-        )
+        gpu_options = {"--gpus": gpus, "--container": container or None, "--dry-run": dry_run or None}
+        _refuse(gpu_options, "is for TensorRT-LLM engines")
         server = TritonServer(
             repository,
             host=host,
@@ -175,15 +176,13 @@ def serve(
         server.stop(kill=True)
 
 
-def _refuse(options: Mapping[str, object], why: str, hint: str) -> None:
+def _refuse(options: Mapping[str, object], why: str) -> None:
     for option, value in options.items():
         if value is not None:
-            raise UsageError(f"{option} {why}", code="option-of-other-target", hint=hint)
+            raise UsageError(f"{option} {why}", code="option-of-other-target", hint="leave it out")
 
 
-def _announce(
-    server: TritonServer | ExternalServer, repository: Path, access: Access, seconds: float
-) -> None:
+def _announce(server: ServerBase, repository: Path, access: Access, seconds: float) -> None:
     from enginewright_serve.access import is_loopback
 
     print(f"serving {repository}, ready in {format_seconds(seconds)} (pid {server.pid})")
@@ -213,7 +212,7 @@ def _say(line: str) -> None:
     print(f"{datetime.now(timezone.utc).isoformat(timespec='seconds')} {line}", flush=True)
 
 
-def _stop(server: TritonServer | ExternalServer) -> None:
+def _stop(server: ServerBase) -> None:
     """Let running requests end, unless a signal comes again."""
     start = time.monotonic()
     print("\nstopping; Ctrl-C again ends running requests at once", flush=True)
