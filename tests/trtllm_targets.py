@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-from enginewright_trtllm.target import ModelDims, TrtllmTarget, Variant, Yarn
+from enginewright_model import ModelSpec, RopeSpec
+from enginewright_trtllm.target import TrtllmTarget, Variant, Yarn
 
-QWQ = ModelDims(
-    hidden=5120,
-    layers=64,
-    heads=40,
-    kv_heads=8,
-    head_dim=128,
-    intermediate=27648,
-    vocab=152064,
-    tied=False,
-    bias=True,
-    max_position_embeddings=40960,
-    rope_theta=1e6,
-)
+
+def qwen2(
+    hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, head_dim: int, vocab: int
+) -> ModelSpec:
+    """An untied Qwen2 of these dimensions, served in bfloat16."""
+    return ModelSpec(
+        architecture="qwen2",
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocab_size=vocab,
+        max_position_embeddings=40_960,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=False,
+        rope=RopeSpec("default", 1e6),
+        dtype="bfloat16",
+    )
+
+
+QWQ = qwen2(5120, 27_648, 64, 40, 8, 128, 152_064)
 NATIVE = Variant("native", 32_768)
 LONG = Variant("long", 131_072, Yarn(4.0, 32_768))
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from enginewright_errors import CheckpointError
+from enginewright_model import ModelSpec, read_json_object, read_model_spec
 
-from enginewright.json_file import read_json_object
-from enginewright.model_spec import ModelSpec, expected_tensors, read_model_spec
+from enginewright.expected_tensors import expected_tensors
 from enginewright.safetensors_header import TensorEntry
 from enginewright.weight_files import find_weight_files, require_inside
 
-__all__ = ["TEXT_FILES", "Checkpoint", "check_config", "open_checkpoint"]
+__all__ = ["TEXT_FILES", "Checkpoint", "check_config", "open_checkpoint", "source_spec"]
 
 # What describes text and generation; copied beside the quantized weights when present.
 TEXT_FILES = (
@@ -37,6 +37,7 @@ WEIGHT_DTYPES = ("F32", "F16", "BF16")
 MAX_TOKENIZER_BYTES = 128 << 20
 # Tensors that old writers stored and every reader recomputes.
 IGNORED_SUFFIX = ".rotary_emb.inv_freq"
+_TRANSFORMERS_THETA = 10_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,15 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], ModelSpec]:
             raise _already_quantized(f"config.json has a {name}")
     if (folder / "hf_quant_config.json").exists():
         raise _already_quantized(f"{folder} has a hf_quant_config.json")
-    return config, read_model_spec(config)
+    return config, source_spec(config)
+
+
+def source_spec(config: Mapping[str, Any]) -> ModelSpec:
+    """The spec of a source checkpoint. The first two Llamas name no rope_theta and mean transformers' own.
+
+    The exported checkpoint names it. Raises CheckpointError.
+    """
+    return read_model_spec(config, default_theta=_TRANSFORMERS_THETA)
 
 
 def _refuse_code(path: Path, config: Mapping[str, Any]) -> None:

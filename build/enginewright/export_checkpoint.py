@@ -13,9 +13,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from enginewright_model import ModelSpec, read_json_object
+
 from enginewright.checkpoint import TEXT_FILES, Checkpoint
-from enginewright.json_file import read_json_object
-from enginewright.model_spec import ModelSpec
 
 __all__ = ["complete_config", "complete_export", "name_kept_layers", "source_dtype"]
 
@@ -24,10 +24,10 @@ _DTYPE = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 def complete_config(config: Mapping[str, Any], spec: ModelSpec) -> dict[str, Any]:
     """`config` with `rope_theta`, `rope_scaling` (if any) and `rope_parameters`, all saying the same."""
-    completed = {**config, "rope_theta": spec.rope["rope_theta"], "rope_parameters": dict(spec.rope)}
+    completed = {**config, "rope_theta": spec.rope.rope_theta, "rope_parameters": spec.rope.as_json()}
     completed.pop("rope_scaling", None)
-    if spec.rope["rope_type"] != "default":
-        completed["rope_scaling"] = {key: value for key, value in spec.rope.items() if key != "rope_theta"}
+    if spec.rope.scaling is not None:
+        completed["rope_scaling"] = spec.rope.scaling
     return completed
 
 

@@ -6,7 +6,7 @@ memory of one layer, its embedding and the hidden states, not of 131 GB of weigh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from enginewright_model import ModelSpec, RopeSpec, read_json_object
 from numpy.typing import NDArray
 
+from enginewright.checkpoint import source_spec
 from enginewright.dequantized_linear import dequantize_linear
-from enginewright.export_checkpoint import complete_config
-from enginewright.json_file import read_json_object
-from enginewright.model_spec import ModelSpec, read_model_spec
 from enginewright.tensor_reader import TensorReader
+from enginewright.transformers_config import transformers_config
 from enginewright.weight_files import find_weight_files
 
 __all__ = ["Change", "LayeredModel", "run_layer"]
@@ -50,10 +50,9 @@ class LayeredModel:
 
         self._change = change
 
-        self._fields = read_json_object(checkpoint / "config.json")
-        self._spec = read_model_spec(self._fields)
+        self._spec = source_spec(read_json_object(checkpoint / "config.json"))
         self._reader = TensorReader(find_weight_files(checkpoint).tensors)
-        self._decoder = _skeleton(self._fields, self._spec).model
+        self._decoder = _skeleton(self._spec).model
         self._embedding = torch.from_numpy(self._reader.float32("model.embed_tokens.weight"))
 
     @property
@@ -66,11 +65,12 @@ class LayeredModel:
 
         return self._embedding[torch.from_numpy(ids.astype(np.int64))]
 
-    def angles(self, states: Any, rope: Mapping[str, Any] | None = None) -> Any:
+    def angles(self, states: Any, rope: RopeSpec | None = None) -> Any:
         """Cosines and sines for the positions of `states` [B, S, hidden]; rope None: the checkpoint's."""
         import torch
 
-        rotary = type(self._decoder.rotary_emb)(_hf_config(self._fields, self._spec, rope))
+        spec = replace(self._spec, rope=rope) if rope else self._spec
+        rotary = type(self._decoder.rotary_emb)(transformers_config(spec))
         return rotary(states, torch.arange(states.shape[1])[None])
 
     @contextmanager
@@ -110,23 +110,15 @@ class LayeredModel:
         return norm, torch.from_numpy(dequantize_linear(self._reader, "lm_head").effective)
 
 
-def _skeleton(fields: Mapping[str, Any], spec: ModelSpec) -> Any:
+def _skeleton(spec: ModelSpec) -> Any:
     """The transformers model without memory for its weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(
-            _hf_config(fields, spec, None), dtype=torch.float32, attn_implementation="sdpa"
+            transformers_config(spec), dtype=torch.float32, attn_implementation="sdpa"
         ).eval()
-
-
-def _hf_config(fields: Mapping[str, Any], spec: ModelSpec, rope: Mapping[str, Any] | None) -> Any:
-    from transformers import AutoConfig
-
-    completed = complete_config(fields, replace(spec, rope=rope) if rope else spec)
-    completed.pop("quantization_config", None)
-    return AutoConfig.for_model(**{**completed, "model_type": spec.architecture})
 
 
 def run_layer(layer: Any, states: Any, angles: Any) -> Any:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from enginewright_errors import RecipeError
+from enginewright_model import ModelSpec
 
-from enginewright.model_spec import ModelSpec
 from enginewright.modelopt_config import check_group_size
 from enginewright.recipe import Recipe
 
@@ -64,9 +64,9 @@ def _long(recipe: Recipe, spec: ModelSpec, max_seq_len: int) -> int | None:
     long = recipe.context.long
     if long is None:
         return None
-    if spec.rope["rope_type"] != "default":
+    if spec.rope.rope_type != "default":
         raise RecipeError(
-            f"context.long: the checkpoint's rope is already scaled ({spec.rope['rope_type']})",
+            f"context.long: the checkpoint's rope is already scaled ({spec.rope.rope_type})",
             code="rope-scaled-twice",
             hint="leave context.long out and raise engine.max_seq_len",
         )
@@ -84,9 +84,9 @@ def _long(recipe: Recipe, spec: ModelSpec, max_seq_len: int) -> int | None:
 
 def _reach(spec: ModelSpec) -> int:
     """Positions that the checkpoint's own rope was made for."""
-    original = spec.rope.get("original_max_position_embeddings")
-    if spec.rope["rope_type"] == "yarn" and original:
-        return max(spec.max_position_embeddings, int(original * spec.rope["factor"]))
+    rope = spec.rope
+    if rope.rope_type == "yarn" and rope.factor and rope.original_max_position_embeddings:
+        return max(spec.max_position_embeddings, int(rope.original_max_position_embeddings * rope.factor))
     return spec.max_position_embeddings
 
 

@@ -15,8 +15,8 @@ import copy
 from typing import Any
 
 from enginewright_errors import RecipeError
+from enginewright_model import ModelSpec
 
-from enginewright.model_spec import ModelSpec
 from enginewright.recipe import QuantizationRecipe
 
 __all__ = ["CALIBRATION_PASSES", "check_group_size", "modelopt_config"]

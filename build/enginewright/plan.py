@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from enginewright_errors import DoesNotFit, RecipeError
+from enginewright_model import ModelSpec
 
 from enginewright.limits import Limits, resolve_limits
 from enginewright.machine import Machine
-from enginewright.model_spec import ModelSpec
 from enginewright.price import Sizes, StageCost, price_stages, sizes_of
 from enginewright.recipe import Recipe
 from enginewright.units import format_bytes

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from enginewright_model import ModelSpec
 from enginewright_onnx.block_format import largest_block
+from enginewright_onnx.kv_cache import kv_bytes_per_token
 
+from enginewright.expected_tensors import expected_tensors
 from enginewright.limits import Limits
 from enginewright.machine import Machine
-from enginewright.model_spec import ModelSpec, expected_tensors
 from enginewright.recipe import Recipe
 
 __all__ = ["Sizes", "StageCost", "price_stages", "sizes_of"]
@@ -80,8 +82,7 @@ def sizes_of(recipe: Recipe, spec: ModelSpec, limits: Limits, source_bytes: int 
     tables = _FLOAT * spec.head_dim * (limits.max_seq_len + (limits.long_seq_len or 0))
     kept_once = tied and recipe.engine.lm_head == "fp32"
     weight_bytes = layers + (0 if kept_once else head) + embedding * width + _FLOAT * vectors + tables
-    kv_bytes_per_token = 2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * _FLOAT
-    slot_bytes = kv_bytes_per_token * limits.slot_tokens
+    token_bytes = kv_bytes_per_token(spec)
     return Sizes(
         parameters=parameters,
         source_bytes=source_bytes if source_bytes is not None else parameters * width,
@@ -89,9 +90,11 @@ def sizes_of(recipe: Recipe, spec: ModelSpec, limits: Limits, source_bytes: int 
         + width * (vectors + embedding + (0 if tied else math.prod(head_shape))),
         weight_bytes=weight_bytes,
         step_bytes=layers + head + _FLOAT * vectors,
-        kv_bytes_per_token=kv_bytes_per_token,
+        kv_bytes_per_token=token_bytes,
         slot_tokens=limits.slot_tokens,
-        sequences=min(recipe.engine.max_batch_size, recipe.engine.kv_budget // slot_bytes),
+        sequences=min(
+            recipe.engine.max_batch_size, recipe.engine.kv_budget // (token_bytes * limits.slot_tokens)
+        ),
     )
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from enginewright_model import RopeSpec
 from numpy.typing import NDArray
 
 from enginewright.layered_model import Change, LayeredModel, run_layer
@@ -23,7 +23,7 @@ class ReferenceSequence:
     """Token ids int32 [S]. rope: replaces the checkpoint's. start: the first position that is wanted."""
 
     ids: NDArray[np.int32]
-    rope: Mapping[str, Any] | None = None
+    rope: RopeSpec | None = None
     start: int = 0
 
 
@@ -60,9 +60,9 @@ def reference_logits(
 
 def _batches(sequences: Sequence[ReferenceSequence]) -> list[list[int]]:
     """Indices of sequences of nearly one length and of one rope."""
-    batches: dict[tuple[int, str], list[int]] = {}
+    batches: dict[tuple[int, RopeSpec | None], list[int]] = {}
     for index, sequence in enumerate(sequences):
-        batches.setdefault((-(-len(sequence.ids) // _STEP), repr(sequence.rope)), []).append(index)
+        batches.setdefault((-(-len(sequence.ids) // _STEP), sequence.rope), []).append(index)
     return list(batches.values())
 
 

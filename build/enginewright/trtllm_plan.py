@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from enginewright_errors import DoesNotFit
+from enginewright_model import ModelSpec, read_json_object, read_model_spec
 from enginewright_trtllm.figures import gigabytes
 from enginewright_trtllm.finding import Finding, errors_of, require_no_errors
 from enginewright_trtllm.gpu_plan import GpuPlan, plan_gpus, require_fit
 from enginewright_trtllm.gpus import find_gpu
-from enginewright_trtllm.model_dims import read_dims
 from enginewright_trtllm.plan_table import plan_table
 from enginewright_trtllm.preflight import preflight
 from enginewright_trtllm.stage_costs import StageCost
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.target import TrtllmTarget
 from enginewright_trtllm.weights import source_bytes
 
 from enginewright.checkpoint import check_config
-from enginewright.json_file import read_json_object
 from enginewright.trtllm_recipe import TrtllmRecipe, trtllm_target
 
 __all__ = [
@@ -56,7 +55,7 @@ class TrtllmPlan:
 
     recipe: TrtllmRecipe
     target: TrtllmTarget
-    dims: ModelDims
+    dims: ModelSpec
     gpus: GpuPlan
     findings: tuple[Finding, ...]
 
@@ -95,7 +94,7 @@ def make_trtllm_plan(recipe: TrtllmRecipe, config: Mapping[str, Any]) -> TrtllmP
     Raises RecipeError for a card that is not in the table and CheckpointError for a model that has no
     TensorRT-LLM checkpoint here; everything else that is wrong is in the plan.
     """
-    target, dims = trtllm_target(recipe), read_dims(config)
+    target, dims = trtllm_target(recipe), read_model_spec(config)
     find_gpu(target.gpu)
     return TrtllmPlan(recipe, target, dims, plan_gpus(target, dims), preflight(target, dims))
 

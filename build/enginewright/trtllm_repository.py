@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from enginewright_errors import UsageError
-from enginewright_trtllm.model_dims import read_dims
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_model import ModelSpec, read_json_object, read_model_spec
+from enginewright_trtllm.target import TrtllmTarget
 from pydantic import ValidationError
 
-from enginewright.json_file import read_json_object
 from enginewright.manifest import engine_records
 from enginewright.output import MANIFEST
 from enginewright.trtllm_recipe import TrtllmRecipe, trtllm_target
@@ -34,9 +33,9 @@ class TrtllmRepository:
     target: TrtllmTarget
     engine: Mapping[str, Any]
 
-    def dims(self) -> ModelDims:
+    def dims(self) -> ModelSpec:
         """Raises CheckpointError when the packaged config.json is missing or damaged."""
-        return read_dims(read_json_object(self.folder / _CONFIG))
+        return read_model_spec(read_json_object(self.folder / _CONFIG))
 
 
 def repository_target(folder: Path) -> str | None:

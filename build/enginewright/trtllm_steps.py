@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from enginewright_errors import StageFailed
+from enginewright_model import ModelSpec
 from enginewright_trtllm.build_command import build_flags
 from enginewright_trtllm.build_environment import BuildEnvironment, engine_record
 from enginewright_trtllm.build_script import BUILD_SCRIPT, render_build_script
 from enginewright_trtllm.check_engine import engine_problem
 from enginewright_trtllm.engine_makers import EngineMaker
-from enginewright_trtllm.target import ModelDims, TrtllmTarget, Variant
+from enginewright_trtllm.target import TrtllmTarget, Variant
 
 from enginewright.cache import Made, StageRequest
 from enginewright.handoff import CHECKPOINT_FOLDER, MODEL_FOLDER
@@ -49,7 +50,7 @@ __all__ = [
 _NOT_CONTENT = ("--checkpoint_dir", "--output_dir", "--output_timing_cache", "--workers", "--log_level")
 
 
-def checkpoint_step(target: TrtllmTarget, dims: ModelDims, source: str, quantized: str | None) -> Step:
+def checkpoint_step(target: TrtllmTarget, dims: ModelSpec, source: str, quantized: str | None) -> Step:
     """source, quantized: digests of the checkpoint and of what ModelOpt made of it, None for 16 bits.
 
     FP8 weights are rounded from `source`, so both are inputs.
@@ -136,7 +137,7 @@ def compile_step(
 def package_step(
     recipe: TrtllmRecipe,
     target: TrtllmTarget,
-    dims: ModelDims,
+    dims: ModelSpec,
     checkpoint: str,
     engines: Mapping[str, str],
     verified: str,

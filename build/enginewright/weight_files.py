@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginewright_errors import CheckpointError
+from enginewright_model import read_json_object
 
-from enginewright.json_file import read_json_object
 from enginewright.safetensors_header import TensorEntry, read_safetensors_header
 
 __all__ = ["WeightFiles", "find_weight_files", "require_inside"]

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from enginewright_errors import RecipeError
+from enginewright_model import ModelSpec, RopeSpec
 
-from enginewright_onnx.model_spec import ModelSpec
 from enginewright_onnx.options import EngineOptions, LongContext
-from enginewright_onnx.rope_spec import RopeSpec
 
 __all__ = ["Region", "plan_regions"]
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 from enginewright_errors import CheckpointError
+from enginewright_model import ModelSpec
 
 from enginewright_onnx.linear_weights import LinearWeight, open_linear, read_finite
-from enginewright_onnx.model_spec import ModelSpec
 from enginewright_onnx.tensors import CheckpointTensors
 
 __all__ = ["DecoderWeights", "LayerWeights", "open_decoder_weights"]

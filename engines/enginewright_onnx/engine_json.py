@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from enginewright_model import ModelSpec, TokenIds
+
 from enginewright_onnx.context import Region
 from enginewright_onnx.linear import format_of
 from enginewright_onnx.linear_weights import LinearWeight
-from enginewright_onnx.model_spec import ModelSpec
 from enginewright_onnx.options import EngineOptions
 from enginewright_onnx.quantization_format import QuantizationFormat
 
@@ -16,6 +17,7 @@ __all__ = ["describe_engine"]
 
 def describe_engine(
     spec: ModelSpec,
+    token_ids: TokenIds,
     options: EngineOptions,
     quantization: QuantizationFormat,
     regions: tuple[Region, ...],
@@ -51,8 +53,8 @@ def describe_engine(
             "kv_budget_bytes": options.kv_budget_bytes,
             "kv_dtype": "float32",
         },
-        "eos_token_ids": list(spec.eos_token_ids),
-        "pad_token_id": spec.pad_token_id,
-        "bos_token_id": spec.bos_token_id,
+        "eos_token_ids": list(token_ids.eos),
+        "pad_token_id": token_ids.pad,
+        "bos_token_id": token_ids.bos,
         "threads": options.threads,
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enginewright_errors import DoesNotFit, UsageError
+from enginewright_model import ModelSpec, read_token_ids
 
 from enginewright_onnx.context import Region, plan_regions
 from enginewright_onnx.decoder_weights import DecoderWeights, open_decoder_weights
@@ -15,9 +16,10 @@ from enginewright_onnx.engine_json import describe_engine
 from enginewright_onnx.external_data import ExternalData
 from enginewright_onnx.graph import build_decoder_graph
 from enginewright_onnx.graph_builder import GraphBuilder
-from enginewright_onnx.model_spec import ModelSpec, read_model_spec
+from enginewright_onnx.kv_cache import kv_bytes_per_token
 from enginewright_onnx.options import EngineOptions
 from enginewright_onnx.quantization_format import read_quantization_format
+from enginewright_onnx.read_model import read_model
 from enginewright_onnx.rope import rope_tables
 from enginewright_onnx.tensors import CheckpointTensors, open_tensors
 
@@ -56,14 +58,16 @@ def write_engine(
     file cannot be written. After an error none of the files is left.
     """
     options = options or EngineOptions()
-    spec = read_model_spec(checkpoint)
+    spec = read_model(checkpoint)
     regions = plan_regions(spec, options)
     slot_len = max(region.max_seq_len for region in regions)
     _check_kv_budget(spec, options, slot_len)
     tensors = open_tensors(checkpoint)
     weights = open_decoder_weights(tensors, spec)
     quantization = read_quantization_format(checkpoint, weights)
-    description = describe_engine(spec, options, quantization, regions, weights.lm_head)
+    description = describe_engine(
+        spec, read_token_ids(checkpoint), options, quantization, regions, weights.lm_head
+    )
 
     if out.exists() and any(out.iterdir()):
         raise UsageError(
@@ -81,7 +85,7 @@ def write_engine(
         for name in _FILES:
             (out / name).unlink(missing_ok=True)
         raise
-    return EngineSummary(out, weight_bytes, spec.kv_bytes_per_token, slot_len, quantization.name)
+    return EngineSummary(out, weight_bytes, kv_bytes_per_token(spec), slot_len, quantization.name)
 
 
 def _write_graph(
@@ -95,9 +99,9 @@ def _write_graph(
 
 
 def _check_kv_budget(spec: ModelSpec, options: EngineOptions, slot_len: int) -> None:
-    slot_bytes = slot_len * spec.kv_bytes_per_token
+    slot_bytes = slot_len * kv_bytes_per_token(spec)
     if slot_bytes > options.kv_budget_bytes:
-        fitting = options.kv_budget_bytes // spec.kv_bytes_per_token
+        fitting = options.kv_budget_bytes // kv_bytes_per_token(spec)
         raise DoesNotFit(
             f"a slot of {slot_len} tokens needs {slot_bytes} bytes, kv_budget is {options.kv_budget_bytes}",
             code="kv-budget-below-one-slot",

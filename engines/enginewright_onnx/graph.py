@@ -15,13 +15,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from enginewright_model import ModelSpec
 from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from enginewright_onnx.decoder_weights import DecoderWeights, LayerWeights
 from enginewright_onnx.graph_builder import MICROSOFT, GraphBuilder
 from enginewright_onnx.linear import emit_linear, format_of
 from enginewright_onnx.linear_weights import LinearWeight
-from enginewright_onnx.model_spec import ModelSpec
 from enginewright_onnx.options import EngineOptions
 
 __all__ = ["build_decoder_graph"]

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from enginewright_errors import CheckpointError
-
-from enginewright_onnx.rope_spec import RopeSpec
+from enginewright_model import RopeSpec
 
 __all__ = ["inverse_frequencies", "rope_tables"]
 

@@ -8,7 +8,9 @@ sequence. The constant is what GEMM and attention workspaces take; with it QwQ-3
 
 from __future__ import annotations
 
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_model import ModelSpec
+
+from enginewright_trtllm.target import TrtllmTarget
 
 __all__ = ["CONTEXT_BYTES", "activation_bytes"]
 
@@ -23,12 +25,12 @@ _BF16 = 2
 _FP32 = 4
 
 
-def activation_bytes(dims: ModelDims, target: TrtllmTarget) -> int:
+def activation_bytes(dims: ModelSpec, target: TrtllmTarget) -> int:
     """Bytes of one rank: activations, workspaces, sampling buffers, communication buffers."""
-    split = (3 * dims.intermediate + dims.qkv_width) / target.tp
-    step = target.max_num_tokens * (split + _HIDDEN_STATES * dims.hidden) * _BF16
-    sampling = target.max_batch_size * dims.vocab * _FP32 * _SAMPLING_ROWS
+    split = (3 * dims.intermediate_size + dims.qkv_size) / target.tp
+    step = target.max_num_tokens * (split + _HIDDEN_STATES * dims.hidden_size) * _BF16
+    sampling = target.max_batch_size * dims.vocab_size * _FP32 * _SAMPLING_ROWS
     communication = 0
     if target.world_size > 1:
-        communication = _ALL_REDUCE_BUFFERS * target.max_num_tokens * dims.hidden * _BF16
+        communication = _ALL_REDUCE_BUFFERS * target.max_num_tokens * dims.hidden_size * _BF16
     return int(step) + sampling + communication + _WORKSPACE_BYTES

@@ -12,7 +12,7 @@ from typing import Any
 from enginewright_trtllm.check_config import Problem, check_config
 from enginewright_trtllm.config import quantization_block
 from enginewright_trtllm.finding import Finding, error
-from enginewright_trtllm.model_dims import quantization_of
+from enginewright_trtllm.quantization import quantization_of
 from enginewright_trtllm.target import TrtllmTarget, Variant
 
 __all__ = ["check_checkpoint_config"]

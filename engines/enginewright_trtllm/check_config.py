@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from enginewright_errors import RecipeError
+from enginewright_model import ModelSpec, RopeSpec
+from enginewright_model.model_spec import ARCHITECTURES
 
 from enginewright_trtllm.config import CONFIG_KEYS, QUANTIZATION_KEYS, QWEN_KEYS, quantization_block
-from enginewright_trtllm.model import ARCHITECTURES, Model, Quantization
 from enginewright_trtllm.parallel import Parallel, check_parallel
+from enginewright_trtllm.quantization import Quantization
 from enginewright_trtllm.rope import Rope, trtllm_scaling
 
 __all__ = ["Problem", "check_config", "model_of", "parallel_of", "quantization_of"]
@@ -39,19 +41,23 @@ def check_config(config: Config) -> list[Problem]:
     return []
 
 
-def model_of(config: Config) -> Model:
-    """The `Model` that a checked config describes."""
-    return Model(
-        family="qwen2" if config["architecture"] == ARCHITECTURES["qwen2"] else "llama",
+def model_of(config: Config) -> ModelSpec:
+    """The model that a checked config describes, as far as its tensors go: they do not depend on scaling,
+    and lm_head is always one of them."""
+    return ModelSpec(
+        architecture=ARCHITECTURES[config["architecture"]],
         dtype=config["dtype"],
         hidden_size=config["hidden_size"],
         intermediate_size=config["intermediate_size"],
         num_layers=config["num_hidden_layers"],
         num_heads=config["num_attention_heads"],
         num_kv_heads=config["num_key_value_heads"],
-        head_size=config["head_size"],
+        head_dim=config["head_size"],
         vocab_size=config["vocab_size"],
-        norm_epsilon=config["norm_epsilon"],
+        max_position_embeddings=config["max_position_embeddings"],
+        rms_norm_eps=config["norm_epsilon"],
+        tie_word_embeddings=False,
+        rope=RopeSpec("default", config["rotary_base"]),
     )
 
 
@@ -91,11 +97,11 @@ def _contradictions(config: Config) -> Iterator[Problem]:
     structure = [*_check_mapping(config["mapping"]), *_check_quantization(config["quantization"])]
     yield from structure
     model = model_of(config)
-    if config["attn_bias"] is not model.attention_bias:
+    if config["attn_bias"] is not model.qkv_bias:
         yield Problem(
             "config-value",
-            f"config.json: attn_bias = {config['attn_bias']!r} for {model.architecture}",
-            f"It must be {model.attention_bias!r}: upstream drops biases or misses them.",
+            f"config.json: attn_bias = {config['attn_bias']!r} for {model.architecture_name}",
+            f"It must be {model.qkv_bias!r}: upstream drops biases or misses them.",
         )
     try:
         if not structure:
@@ -108,7 +114,7 @@ def _contradictions(config: Config) -> Iterator[Problem]:
 
 
 def _keys(config: Config) -> dict[str, str]:
-    qwen = config.get("architecture") == ARCHITECTURES["qwen2"]
+    qwen = config.get("architecture") == "Qwen2ForCausalLM"
     return {**CONFIG_KEYS, **(QWEN_KEYS if qwen else {})}
 
 
@@ -181,7 +187,7 @@ def _one_of(*values: object) -> tuple[Callable[[object], bool], str]:
 
 _COUNT = (_is_count, "a positive integer")
 _EXPECTED: Mapping[str, tuple[Callable[[object], bool], str]] = {
-    "architecture": _one_of(*ARCHITECTURES.values()),
+    "architecture": _one_of(*ARCHITECTURES),
     "dtype": _one_of("bfloat16", "float16"),
     "logits_dtype": _one_of("float16", "float32"),
     "hidden_act": _one_of("silu"),

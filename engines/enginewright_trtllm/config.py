@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.layout import padded_vocab
-from enginewright_trtllm.model import Model, Quantization
 from enginewright_trtllm.parallel import Parallel
+from enginewright_trtllm.quantization import Quantization
 
 __all__ = [
     "CONFIG_KEYS",
@@ -67,7 +69,7 @@ QUANTIZATION_KEYS = (
 
 
 def render_config(
-    model: Model,
+    model: ModelSpec,
     quantization: Quantization,
     parallel: Parallel,
     *,
@@ -79,7 +81,7 @@ def render_config(
     """The one config.json of all ranks. `max_position_embeddings` is the promised context, scaling
     included."""
     config: dict[str, Any] = {
-        "architecture": model.architecture,
+        "architecture": model.architecture_name,
         "dtype": model.dtype,
         "logits_dtype": logits_dtype,
         "num_hidden_layers": model.num_layers,
@@ -87,23 +89,23 @@ def render_config(
         "num_key_value_heads": model.num_kv_heads,
         "hidden_size": model.hidden_size,
         "intermediate_size": model.intermediate_size,
-        "head_size": model.head_size,
+        "head_size": model.head_dim,
         "vocab_size": padded_vocab(model, quantization),
         "hidden_act": "silu",
-        "norm_epsilon": model.norm_epsilon,
+        "norm_epsilon": model.rms_norm_eps,
         # YaRN too: the scaling is a matter of the tables, not of the kind of embedding.
         "position_embedding_type": "rope_gpt_neox",
         "max_position_embeddings": max_position_embeddings,
         "rotary_base": rotary_base,
         "rotary_scaling": None if rotary_scaling is None else dict(rotary_scaling),
-        "attn_bias": model.attention_bias,
+        "attn_bias": model.qkv_bias,
         "mlp_bias": False,
         "use_parallel_embedding": True,
         "embedding_sharding_dim": 0,
         "mapping": {"world_size": parallel.world_size, "tp_size": parallel.tp, "pp_size": parallel.pp},
         "quantization": quantization_block(quantization),
     }
-    if model.family == "qwen2":
+    if model.architecture == "qwen2":
         # seq_length bounds the log-n scaling of the first Qwen generation, which is off here; it is read all
         # the same, and 8192 is what upstream's converter writes for every Qwen2.
         config |= {"qwen_type": "qwen2", "seq_length": 8192}

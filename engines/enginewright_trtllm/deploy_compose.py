@@ -7,11 +7,12 @@ from typing import Any
 
 import yaml
 from enginewright_errors import UsageError
+from enginewright_model import ModelSpec
 
 from enginewright_trtllm.container import MODELS, SERVER_USER, shm_gib
 from enginewright_trtllm.deploy_options import DeployOptions, host_memory_gib, probe_command, scratch_gib
 from enginewright_trtllm.launch import launch_server
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.target import TrtllmTarget
 from enginewright_trtllm.versions import container_image
 
 __all__ = ["PORT_STEP", "compose_file", "write_compose"]
@@ -20,7 +21,7 @@ PORT_STEP = 10
 _PROBE_SECONDS = 30
 
 
-def write_compose(folder: Path, target: TrtllmTarget, dims: ModelDims, options: DeployOptions) -> Path:
+def write_compose(folder: Path, target: TrtllmTarget, dims: ModelSpec, options: DeployOptions) -> Path:
     """Write `folder/compose.yaml` and return its path."""
     text = yaml.safe_dump(compose_file(target, dims, options), sort_keys=False)
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +30,7 @@ def write_compose(folder: Path, target: TrtllmTarget, dims: ModelDims, options: 
     return path
 
 
-def compose_file(target: TrtllmTarget, dims: ModelDims, options: DeployOptions) -> dict[str, Any]:
+def compose_file(target: TrtllmTarget, dims: ModelSpec, options: DeployOptions) -> dict[str, Any]:
     """The compose file as data. `docker compose up --wait` returns once an inference has worked.
 
     Replicas are services of their own, `triton`, `triton-1`, ...: each has GPUs of its own, and its ports are
@@ -58,7 +59,7 @@ def _gpus(target: TrtllmTarget, options: DeployOptions) -> list[tuple[int, ...]]
 
 
 def _service(
-    target: TrtllmTarget, dims: ModelDims, options: DeployOptions, *, gpus: tuple[int, ...], port_offset: int
+    target: TrtllmTarget, dims: ModelSpec, options: DeployOptions, *, gpus: tuple[int, ...], port_offset: int
 ) -> dict[str, Any]:
     ports = options.ports
     launch = launch_server(target, repository=MODELS, ports=ports, flags=options.flags)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from enginewright_model import ModelSpec
 
 from enginewright_trtllm.container import MODELS
 from enginewright_trtllm.deploy_options import DeployOptions
@@ -21,13 +22,13 @@ from enginewright_trtllm.kubernetes_nodes import multi_node_objects
 from enginewright_trtllm.kubernetes_pod import pod_spec
 from enginewright_trtllm.kubernetes_scaling import adapter_values, autoscaler, pod_monitor
 from enginewright_trtllm.launch import launch_server
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.target import TrtllmTarget
 
 __all__ = ["kubernetes_files", "write_kubernetes"]
 
 
 def write_kubernetes(
-    folder: Path, target: TrtllmTarget, dims: ModelDims, options: DeployOptions
+    folder: Path, target: TrtllmTarget, dims: ModelSpec, options: DeployOptions
 ) -> tuple[Path, ...]:
     """Write the files into `folder`, made if it is not there; returns their paths.
 
@@ -44,7 +45,7 @@ def write_kubernetes(
 
 
 def kubernetes_files(
-    target: TrtllmTarget, dims: ModelDims, options: DeployOptions
+    target: TrtllmTarget, dims: ModelSpec, options: DeployOptions
 ) -> Mapping[str, list[dict[str, Any]]]:
     """File name -> its YAML documents."""
     if target.nodes > 1:
@@ -78,7 +79,7 @@ def _labels(options: DeployOptions) -> dict[str, str]:
     return {"app.kubernetes.io/name": options.name}
 
 
-def _deployment(target: TrtllmTarget, dims: ModelDims, options: DeployOptions) -> dict[str, Any]:
+def _deployment(target: TrtllmTarget, dims: ModelSpec, options: DeployOptions) -> dict[str, Any]:
     launch = launch_server(target, repository=MODELS, ports=options.ports, flags=options.flags)
     spec = pod_spec(target, dims, options, command=launch.argv, env=launch.env, probed=True)
     return {

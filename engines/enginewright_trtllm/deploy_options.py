@@ -7,9 +7,10 @@ import secrets
 from dataclasses import dataclass, field
 
 from enginewright_errors import UsageError
+from enginewright_model import ModelSpec
 
 from enginewright_trtllm.launch import Ports, ServerFlags, closed_administration
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.target import TrtllmTarget
 from enginewright_trtllm.weights import engine_bytes
 
 __all__ = ["DeployOptions", "host_memory_gib", "probe_command", "scratch_gib"]
@@ -69,7 +70,7 @@ class DeployOptions:
             )
 
 
-def host_memory_gib(target: TrtllmTarget, dims: ModelDims, shm: int) -> int:
+def host_memory_gib(target: TrtllmTarget, dims: ModelSpec, shm: int) -> int:
     """Host memory of one server in GiB: engines pass through it on their way to the GPUs; shm counts too."""
     engines = sum(engine_bytes(dims, target, variant) for variant in target.variants)
     host = engines + _SERVER_BYTES + target.kv_cache_host_bytes

@@ -14,10 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.activations import CONTEXT_BYTES, activation_bytes
 from enginewright_trtllm.gpus import Gpu, find_gpu
 from enginewright_trtllm.kv_cache import rank_kv_bytes_per_token
-from enginewright_trtllm.target import ModelDims, TrtllmTarget, Variant
+from enginewright_trtllm.target import TrtllmTarget, Variant
 from enginewright_trtllm.weights import stage_weights
 
 __all__ = ["DeviceMemory", "Placement", "VariantMemory", "device_memory", "placement"]
@@ -66,7 +68,7 @@ def placement(target: TrtllmTarget) -> Placement:
     return "separate" if target.gpu_count >= count * target.world_size else "shared"
 
 
-def device_memory(target: TrtllmTarget, dims: ModelDims) -> DeviceMemory:
+def device_memory(target: TrtllmTarget, dims: ModelSpec) -> DeviceMemory:
     """Raises RecipeError for a GPU that is not in the table."""
     gpu = find_gpu(target.gpu)
     placed = placement(target)
@@ -81,7 +83,7 @@ def device_memory(target: TrtllmTarget, dims: ModelDims) -> DeviceMemory:
 
 
 def _on_one_gpu(
-    target: TrtllmTarget, dims: ModelDims, group: tuple[Variant, ...], budget: int, visible: int
+    target: TrtllmTarget, dims: ModelSpec, group: tuple[Variant, ...], budget: int, visible: int
 ) -> list[VariantMemory]:
     activations = activation_bytes(dims, target)
     weights = {variant.name: max(stage_weights(dims, target, variant)) for variant in group}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from enginewright_errors import DoesNotFit
+from enginewright_model import ModelSpec
 
 from enginewright_trtllm.device_memory import DeviceMemory, device_memory
 from enginewright_trtllm.kv_cache import kv_bytes_per_token
@@ -13,7 +14,7 @@ from enginewright_trtllm.nearest_change import Change, nearest_changes
 from enginewright_trtllm.shortfalls import Shortfall, device_shortfalls, host_shortfalls
 from enginewright_trtllm.speed_limits import DecodeLimit, decode_limit, prefill_seconds
 from enginewright_trtllm.stage_costs import StageCost, stage_costs
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.target import TrtllmTarget
 from enginewright_trtllm.weights import decode_read_bytes, engine_bytes
 
 __all__ = ["GpuPlan", "Limits", "plan_gpus", "require_fit"]
@@ -61,7 +62,7 @@ class GpuPlan:
         }
 
 
-def plan_gpus(target: TrtllmTarget, dims: ModelDims) -> GpuPlan:
+def plan_gpus(target: TrtllmTarget, dims: ModelSpec) -> GpuPlan:
     """Raises RecipeError for a GPU that is not in the table; a plan that does not fit is a plan too."""
     memory = device_memory(target, dims)
     stages = stage_costs(target, dims, memory.gpu)
@@ -93,7 +94,7 @@ def require_fit(plan: GpuPlan) -> None:
     )
 
 
-def _limits(target: TrtllmTarget, dims: ModelDims, memory: DeviceMemory, name: str, length: int) -> Limits:
+def _limits(target: TrtllmTarget, dims: ModelSpec, memory: DeviceMemory, name: str, length: int) -> Limits:
     contexts = (0, length // 2, length)
     return Limits(
         name,

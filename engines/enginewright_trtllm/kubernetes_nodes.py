@@ -12,12 +12,13 @@ import shlex
 from typing import Any
 
 from enginewright_errors import UsageError
+from enginewright_model import ModelSpec
 
 from enginewright_trtllm.container import MODELS
 from enginewright_trtllm.deploy_options import DeployOptions
 from enginewright_trtllm.kubernetes_pod import pod_spec
 from enginewright_trtllm.launch import RemoteRanks, leader_command, mpi_environment
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.target import TrtllmTarget
 
 __all__ = ["leader_script", "leader_worker_set", "multi_node_objects"]
 
@@ -51,7 +52,7 @@ exec {command}
 """
 
 
-def multi_node_objects(target: TrtllmTarget, dims: ModelDims, options: DeployOptions) -> list[dict[str, Any]]:
+def multi_node_objects(target: TrtllmTarget, dims: ModelSpec, options: DeployOptions) -> list[dict[str, Any]]:
     """Service account, role, its binding, the remote shell, and the LeaderWorkerSet."""
     name = f"{options.name}-leader"
     subject = {"kind": "ServiceAccount", "name": name, "namespace": options.namespace}
@@ -83,7 +84,7 @@ def multi_node_objects(target: TrtllmTarget, dims: ModelDims, options: DeployOpt
     ]
 
 
-def leader_worker_set(target: TrtllmTarget, dims: ModelDims, options: DeployOptions) -> dict[str, Any]:
+def leader_worker_set(target: TrtllmTarget, dims: ModelSpec, options: DeployOptions) -> dict[str, Any]:
     """Raises UsageError without `kubectl_image`."""
     if options.kubectl_image is None:
         raise UsageError(

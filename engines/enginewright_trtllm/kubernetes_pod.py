@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.container import MODELS, shm_gib
 from enginewright_trtllm.deploy_options import DeployOptions, host_memory_gib, probe_command, scratch_gib
 from enginewright_trtllm.gpus import find_gpu
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.target import TrtllmTarget
 from enginewright_trtllm.versions import container_image
 
 __all__ = ["pod_spec", "probes"]
@@ -19,7 +21,7 @@ _GRACE_SECONDS = 90
 
 def pod_spec(
     target: TrtllmTarget,
-    dims: ModelDims,
+    dims: ModelSpec,
     options: DeployOptions,
     *,
     command: Sequence[str],

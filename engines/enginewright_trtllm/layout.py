@@ -19,8 +19,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from enginewright_trtllm.model import Model, Quantization
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.parallel import Parallel
+from enginewright_trtllm.quantization import Quantization
 from enginewright_trtllm.shard import Rule
 
 __all__ = ["Entry", "Source", "padded_vocab", "stage_entries"]
@@ -68,7 +70,7 @@ class _Linear:
 _FLOAT = ("BF16", "F16", "F32")
 
 
-def padded_vocab(model: Model, quantization: Quantization) -> int:
+def padded_vocab(model: ModelSpec, quantization: Quantization) -> int:
     """`vocab_size` of the TensorRT-LLM config: ModelOpt pads AWQ models to a multiple of 64, others not."""
     if quantization.format != "int4_awq":
         return model.vocab_size
@@ -76,7 +78,7 @@ def padded_vocab(model: Model, quantization: Quantization) -> int:
 
 
 def stage_entries(
-    model: Model, quantization: Quantization, parallel: Parallel, pp_rank: int, *, tied: bool = False
+    model: ModelSpec, quantization: Quantization, parallel: Parallel, pp_rank: int, *, tied: bool = False
 ) -> Iterator[Entry]:
     """The tensors of the rank files of one stage.
 
@@ -111,17 +113,17 @@ def _norm(name: str, source: str, hidden: int, dtype: str) -> Entry:
     return Entry(name, dtype, (hidden,), Rule.WHOLE, (Source(source, (hidden,), _FLOAT),))
 
 
-def _linears(model: Model, to: str, of: str) -> dict[str, _Linear]:
+def _linears(model: ModelSpec, to: str, of: str) -> dict[str, _Linear]:
     """The linears of one decoder layer, by their name in it."""
-    query = model.num_heads * model.head_size
-    key = model.num_kv_heads * model.head_size
+    query = model.query_size
+    key = model.kv_size
     hidden, inner = model.hidden_size, model.intermediate_size
     qkv = tuple(f"{of}.self_attn.{part}_proj" for part in "qkv")
     output, gate, up, down = (
         f"{of}.{part}_proj" for part in ("self_attn.o", "mlp.gate", "mlp.up", "mlp.down")
     )
     return {
-        "qkv": _Linear(f"{to}.attention.qkv", qkv, (query, key, key), hidden, bias=model.attention_bias),
+        "qkv": _Linear(f"{to}.attention.qkv", qkv, (query, key, key), hidden, bias=model.qkv_bias),
         "dense": _Linear(f"{to}.attention.dense", (output,), (hidden,), query, by_rows=False),
         # Upstream's fused MLP makes one FP8 product of the two: unequal scales would be rounded again.
         "fc": _Linear(f"{to}.mlp.fc", (gate,), (inner,), hidden, scaled_with=(gate, up)),

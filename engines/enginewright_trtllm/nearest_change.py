@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.device_memory import device_memory
 from enginewright_trtllm.gpus import GPUS, find_gpu
-from enginewright_trtllm.model_dims import model_of, quantization_of
 from enginewright_trtllm.parallel import allowed_tp
 from enginewright_trtllm.preflight_rules.quantization import format_runs_on
+from enginewright_trtllm.quantization import quantization_of
 from enginewright_trtllm.shortfalls import device_shortfalls
-from enginewright_trtllm.target import Format, ModelDims, TrtllmTarget, Variant
+from enginewright_trtllm.target import Format, TrtllmTarget, Variant
 
 __all__ = ["Change", "nearest_changes"]
 
@@ -39,7 +41,7 @@ class Change:
     target: TrtllmTarget
 
 
-def nearest_changes(target: TrtllmTarget, dims: ModelDims) -> tuple[Change, ...]:
+def nearest_changes(target: TrtllmTarget, dims: ModelSpec) -> tuple[Change, ...]:
     """Changes that fit, nearest first; empty when the target fits or nothing in the table would do."""
     if _fits(target, dims):
         return ()
@@ -52,15 +54,15 @@ def nearest_changes(target: TrtllmTarget, dims: ModelDims) -> tuple[Change, ...]
     return tuple(near)
 
 
-def _idle_gpus(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
+def _idle_gpus(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Change]:
     yield from _with_tp(target, dims, range(target.tp + 1, target.gpu_count // target.pp + 1))
 
 
-def _more_gpus(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
+def _more_gpus(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Change]:
     yield from _with_tp(target, dims, range(target.gpu_count // target.pp + 1, 17))
 
 
-def _with_tp(target: TrtllmTarget, dims: ModelDims, sizes: range) -> Iterator[Change]:
+def _with_tp(target: TrtllmTarget, dims: ModelSpec, sizes: range) -> Iterator[Change]:
     for tp in _allowed_tp(target, dims):
         changed = replace(target, tp=tp, gpu_count=max(tp * target.pp, target.gpu_count))
         if tp in sizes and _fits(changed, dims):
@@ -68,7 +70,7 @@ def _with_tp(target: TrtllmTarget, dims: ModelDims, sizes: range) -> Iterator[Ch
             return
 
 
-def _tuning(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
+def _tuning(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Change]:
     for changed in _tunings(target):
         if _fits(changed, dims):
             yield Change(_tuning_text(target, changed), changed)
@@ -94,7 +96,7 @@ def _tuning_text(target: TrtllmTarget, changed: TrtllmTarget) -> str:
 
 
 def _shorter(
-    target: TrtllmTarget, dims: ModelDims, *, at_least: float, candidates: tuple[TrtllmTarget, ...]
+    target: TrtllmTarget, dims: ModelSpec, *, at_least: float, candidates: tuple[TrtllmTarget, ...]
 ) -> list[Change]:
     """The longest context that a candidate holds, at least this share of the promise; or nothing."""
     found: list[tuple[int, Change]] = []
@@ -123,13 +125,13 @@ def _worth_having(shorter: Variant, promised: Variant, at_least: float) -> bool:
     return shorter.max_seq_len > max(native, at_least * promised.max_seq_len - 1)
 
 
-def _fp8_kv(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
+def _fp8_kv(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Change]:
     changed = replace(target, fp8_kv=True)
     if target.format == "fp8" and not target.fp8_kv and _fits(changed, dims):
         yield Change("trtllm.kv_cache: fp8, if the answers stay good enough", changed)
 
 
-def _formats(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
+def _formats(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Change]:
     for smaller in _SMALLER[target.format]:
         # An FP8 cache only goes with FP8 weights.
         changed = replace(target, format=smaller, fp8_kv=target.fp8_kv and smaller == "fp8")
@@ -138,7 +140,7 @@ def _formats(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
             return
 
 
-def _other_gpus(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
+def _other_gpus(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Change]:
     here = find_gpu(target.gpu)
     for gpu in sorted(GPUS.values(), key=lambda gpu: gpu.memory_bytes):
         changed = replace(target, gpu=gpu.name)
@@ -147,7 +149,7 @@ def _other_gpus(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
             return
 
 
-def _one_variant(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
+def _one_variant(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Change]:
     if len(target.variants) < 2:
         return
     apart = replace(target, gpu_count=len(target.variants) * target.world_size)
@@ -158,13 +160,13 @@ def _one_variant(target: TrtllmTarget, dims: ModelDims) -> Iterator[Change]:
         yield Change("context.long: null, the native variant alone", native)
 
 
-def _possible(target: TrtllmTarget, dims: ModelDims) -> bool:
+def _possible(target: TrtllmTarget, dims: ModelSpec) -> bool:
     return target.tp in _allowed_tp(target, dims) and format_runs_on(target.format, find_gpu(target.gpu))
 
 
-def _allowed_tp(target: TrtllmTarget, dims: ModelDims) -> tuple[int, ...]:
-    return allowed_tp(model_of(dims), quantization_of(target.format, group_size=target.group_size))
+def _allowed_tp(target: TrtllmTarget, dims: ModelSpec) -> tuple[int, ...]:
+    return allowed_tp(dims, quantization_of(target.format, group_size=target.group_size))
 
 
-def _fits(target: TrtllmTarget, dims: ModelDims) -> bool:
+def _fits(target: TrtllmTarget, dims: ModelSpec) -> bool:
     return not device_shortfalls(target, device_memory(target, dims))

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from enginewright_errors import RecipeError
+from enginewright_model import ModelSpec
 
-from enginewright_trtllm.model import Model, Quantization
+from enginewright_trtllm.quantization import Quantization
 
 __all__ = ["Parallel", "allowed_tp", "check_parallel"]
 
@@ -36,7 +37,7 @@ class Parallel:
         return range(pp_rank * each, (pp_rank + 1) * each)
 
 
-def check_parallel(model: Model, quantization: Quantization, parallel: Parallel) -> None:
+def check_parallel(model: ModelSpec, quantization: Quantization, parallel: Parallel) -> None:
     """Raise RecipeError, naming the dimension and the sizes that would do, when `parallel` does not
     divide."""
     for size, field in ((parallel.tp, "tp"), (parallel.pp, "pp")):
@@ -58,7 +59,7 @@ def check_parallel(model: Model, quantization: Quantization, parallel: Parallel)
         )
 
 
-def allowed_tp(model: Model, quantization: Quantization) -> tuple[int, ...]:
+def allowed_tp(model: ModelSpec, quantization: Quantization) -> tuple[int, ...]:
     """The tensor-parallel sizes among 1, 2, 4, 8, 16 that divide the model."""
     return tuple(
         tp
@@ -67,7 +68,7 @@ def allowed_tp(model: Model, quantization: Quantization) -> tuple[int, ...]:
     )
 
 
-def _tp_rules(model: Model, quantization: Quantization, tp: int) -> Iterator[tuple[str, int, int]]:
+def _tp_rules(model: ModelSpec, quantization: Quantization, tp: int) -> Iterator[tuple[str, int, int]]:
     """(name of a dimension, its value, what it must be a multiple of)."""
     yield "num_attention_heads", model.num_heads, tp
     # Upstream can build with one KV head copied to several ranks; the checkpoint is not split that way here.
@@ -77,14 +78,14 @@ def _tp_rules(model: Model, quantization: Quantization, tp: int) -> Iterator[tup
         return
     # Upstream pads its int4 parameters to these multiples and then refuses an unpadded tensor by its shape.
     step = max(64, quantization.group_size) * tp
-    query = model.num_heads * model.head_size
+    query = model.query_size
     yield "hidden_size (an AWQ linear's width)", model.hidden_size, step
     yield "q_proj's output (an AWQ linear's width)", query, step
     yield (
         "the width of q, k and v together (an AWQ linear's width)",
-        query + 2 * model.num_kv_heads * model.head_size,
+        query + 2 * model.kv_size,
         step,
     )
     yield "intermediate_size (an AWQ linear's width)", model.intermediate_size, step
     # Two rows share a byte: every rank must start on an even row of k and v.
-    yield "k_proj's output (rows are packed in pairs)", model.num_kv_heads * model.head_size, 2 * tp
+    yield "k_proj's output (rows are packed in pairs)", model.kv_size, 2 * tp

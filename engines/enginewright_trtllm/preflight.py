@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.finding import Finding
 from enginewright_trtllm.preflight_rules import context, memory, parallelism, quantization, serving
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.target import TrtllmTarget
 
 __all__ = ["RULES", "Rule", "preflight"]
 
-Rule = Callable[[TrtllmTarget, ModelDims], Iterator[Finding]]
+Rule = Callable[[TrtllmTarget, ModelSpec], Iterator[Finding]]
 
 RULES: tuple[Rule, ...] = (
     serving.check_release,
@@ -42,7 +44,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def preflight(target: TrtllmTarget, dims: ModelDims) -> tuple[Finding, ...]:
+def preflight(target: TrtllmTarget, dims: ModelSpec) -> tuple[Finding, ...]:
     """Findings of all rules, errors first. Raises nothing."""
     findings = [finding for rule in RULES for finding in rule(target, dims)]
     return tuple(sorted(findings, key=lambda finding: finding.severity != "error"))

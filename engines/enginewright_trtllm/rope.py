@@ -9,15 +9,15 @@ upstream's text reads the four keys below; its tables were not compared.
 from __future__ import annotations
 
 import math
-import reprlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from enginewright_errors import CheckpointError, RecipeError
+from enginewright_errors import RecipeError
+from enginewright_model import ModelSpec
 
-__all__ = ["Rope", "rope_from_config", "trtllm_scaling"]
+__all__ = ["Rope", "rope_from_spec", "trtllm_scaling"]
 
 _REQUIRED = {
     "yarn": ("factor", "original_max_position_embeddings"),
@@ -39,26 +39,9 @@ class Rope:
     max_positions: int
 
 
-def rope_from_config(config: Mapping[str, Any]) -> Rope:
-    """`Rope` from a Hugging Face config, whichever generation of transformers wrote it.
-
-    Version 5 writes `rope_parameters` only, 4 writes `rope_theta` and `rope_scaling`; a config with both must
-    agree in every field. Raises CheckpointError.
-    """
-    parameters, scaling = _rope_object(config, "rope_parameters"), _rope_object(config, "rope_scaling")
-    theta = _theta(config, parameters, scaling)
-    if parameters and scaling:
-        _check_agreement(parameters, scaling)
-    _refuse_partial_rotation(config, parameters, scaling)
-    positions = config.get("max_position_embeddings")
-    if type(positions) is not int or not 1 <= positions <= _MAX_POSITIONS:
-        raise CheckpointError(
-            f"config.json: max_position_embeddings = {reprlib.repr(positions)}",
-            code="config-invalid",
-            hint="Fetch the checkpoint's config.json again.",
-        )
-    own = scaling or parameters
-    return Rope(theta, None if _kind(own) == "default" else dict(own), positions)
+def rope_from_spec(spec: ModelSpec) -> Rope:
+    """The rotary embedding of a checkpoint."""
+    return Rope(spec.rope.rope_theta, spec.rope.scaling, spec.max_position_embeddings)
 
 
 def trtllm_scaling(
@@ -92,66 +75,6 @@ def trtllm_scaling(
             ' "original_max_position_embeddings": ...}.',
         )
     return rendered
-
-
-def _rope_object(config: Mapping[str, Any], field: str) -> Mapping[str, Any]:
-    value = config.get(field)
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping) or any(isinstance(item, Mapping) for item in value.values()):
-        raise CheckpointError(
-            f"config.json: {field} = {reprlib.repr(value)} is not one object of numbers and names",
-            code="config-invalid",
-            hint="Write one rotary embedding for all layers, as rope_type and its numbers, or null.",
-        )
-    if _is_named_twice(value):
-        raise CheckpointError(
-            f"config.json: {field}.type = {reprlib.repr(value['type'])},"
-            f" but {field}.rope_type = {reprlib.repr(value['rope_type'])}",
-            code="rope-type",
-            hint="Write rope_type alone.",
-        )
-    return value
-
-
-def _theta(*places: Mapping[str, Any]) -> float:
-    given = [place["rope_theta"] for place in places if place.get("rope_theta") is not None]
-    if not given or not all(map(_is_positive, given)) or len(set(given)) > 1:
-        raise CheckpointError(
-            f"config.json: rope_theta is {', '.join(map(reprlib.repr, given)) or 'missing'}",
-            code="rope-theta",
-            hint="Write one rope_theta: TensorRT-LLM would use 10000 without a word.",
-        )
-    return float(given[0])
-
-
-def _check_agreement(parameters: Mapping[str, Any], scaling: Mapping[str, Any]) -> None:
-    if _kind(parameters) != _kind(scaling):
-        raise CheckpointError(
-            f"config.json: rope_parameters say {_kind(parameters)}, rope_scaling says {_kind(scaling)}",
-            code="rope-type",
-            hint="Write the same scaling in both, or one of them alone.",
-        )
-    for field in sorted((parameters.keys() | scaling.keys()) - {"type", "rope_type", "rope_theta"}):
-        one, other = parameters.get(field), scaling.get(field)
-        if one != other:
-            raise CheckpointError(
-                f"config.json: rope_parameters.{field} = {reprlib.repr(one)},"
-                f" but rope_scaling.{field} = {reprlib.repr(other)}",
-                code="rope-contradiction",
-                hint="Write the same scaling in both, or one of them alone.",
-            )
-
-
-def _refuse_partial_rotation(*places: Mapping[str, Any]) -> None:
-    for place in places:
-        part = place.get("partial_rotary_factor")
-        if part not in (None, 1):
-            raise CheckpointError(
-                f"config.json: partial_rotary_factor = {reprlib.repr(part)} is not supported",
-                code="feature-unsupported",
-                hint="Qwen2 and Llama rotate whole heads: fetch the checkpoint's config.json again.",
-            )
 
 
 def _is_named_twice(scaling: Mapping[str, Any]) -> bool:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.device_memory import DeviceMemory, device_memory
 from enginewright_trtllm.figures import gigabytes
 from enginewright_trtllm.stage_costs import StageCost, stage_costs
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.target import TrtllmTarget
 
 __all__ = ["Shortfall", "device_shortfalls", "host_shortfalls", "shortfalls"]
 
@@ -21,7 +23,7 @@ class Shortfall:
     message: str
 
 
-def shortfalls(target: TrtllmTarget, dims: ModelDims) -> tuple[Shortfall, ...]:
+def shortfalls(target: TrtllmTarget, dims: ModelSpec) -> tuple[Shortfall, ...]:
     """All shortfalls, device first. Raises RecipeError for an unknown GPU."""
     memory = device_memory(target, dims)
     costs = stage_costs(target, dims, memory.gpu)

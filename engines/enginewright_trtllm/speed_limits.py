@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.gpus import Gpu
 from enginewright_trtllm.kv_cache import kv_bytes_per_token
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.target import TrtllmTarget
 from enginewright_trtllm.weights import decode_read_bytes, linear_parameters
 
 __all__ = ["DecodeLimit", "decode_limit", "prefill_seconds"]
@@ -32,7 +34,7 @@ class DecodeLimit:
 
 
 def decode_limit(
-    target: TrtllmTarget, dims: ModelDims, gpu: Gpu, *, context: int, batch: int = 1
+    target: TrtllmTarget, dims: ModelSpec, gpu: Gpu, *, context: int, batch: int = 1
 ) -> DecodeLimit:
     """The slower of reading and computing, per step."""
     read = decode_read_bytes(dims, target) + batch * context * kv_bytes_per_token(dims, fp8=target.fp8_kv)
@@ -43,9 +45,9 @@ def decode_limit(
     return DecodeLimit(context, batch, 1 / seconds)
 
 
-def prefill_seconds(target: TrtllmTarget, dims: ModelDims, gpu: Gpu, *, prompt: int) -> float:
+def prefill_seconds(target: TrtllmTarget, dims: ModelSpec, gpu: Gpu, *, prompt: int) -> float:
     """Seconds to the first token of a prompt that runs alone."""
-    linear = prompt * _token_operations(dims, with_head=False) + 2 * dims.vocab * dims.hidden
+    linear = prompt * _token_operations(dims, with_head=False) + 2 * dims.vocab_size * dims.hidden_size
     # Attention is computed in BF16 unless the cache is FP8; each token sees half of the prompt on average.
     attention = prompt * prompt * _attention_operations(dims)
     return (
@@ -53,11 +55,11 @@ def prefill_seconds(target: TrtllmTarget, dims: ModelDims, gpu: Gpu, *, prompt: 
     ) / target.tp
 
 
-def _token_operations(dims: ModelDims, *, with_head: bool) -> int:
-    head = dims.vocab * dims.hidden if with_head else 0
-    return 2 * (dims.layers * linear_parameters(dims) + head)
+def _token_operations(dims: ModelSpec, *, with_head: bool) -> int:
+    head = dims.vocab_size * dims.hidden_size if with_head else 0
+    return 2 * (dims.num_layers * linear_parameters(dims) + head)
 
 
-def _attention_operations(dims: ModelDims) -> int:
+def _attention_operations(dims: ModelSpec) -> int:
     """Per pair of positions, for the scores and the sum of values, halved for causality."""
-    return 2 * dims.layers * dims.query_width
+    return 2 * dims.num_layers * dims.query_size

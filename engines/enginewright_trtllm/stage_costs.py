@@ -12,9 +12,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.activations import activation_bytes
 from enginewright_trtllm.gpus import Gpu
-from enginewright_trtllm.target import ModelDims, TrtllmTarget, Variant
+from enginewright_trtllm.target import TrtllmTarget, Variant
 from enginewright_trtllm.weights import (
     checkpoint_bytes,
     engine_bytes,
@@ -47,17 +49,17 @@ class StageCost:
     seconds: float
 
 
-def stage_costs(target: TrtllmTarget, dims: ModelDims, gpu: Gpu) -> tuple[StageCost, ...]:
+def stage_costs(target: TrtllmTarget, dims: ModelSpec, gpu: Gpu) -> tuple[StageCost, ...]:
     """The stages in order; one build for each variant. bf16 has nothing to quantize."""
     quantize = () if target.format == "bf16" else (_quantize(target, dims, gpu),)
     builds = tuple(_build(target, dims, variant) for variant in target.variants)
     return (*quantize, _checkpoint(target, dims), *builds)
 
 
-def _quantize(target: TrtllmTarget, dims: ModelDims, gpu: Gpu) -> StageCost:
+def _quantize(target: TrtllmTarget, dims: ModelSpec, gpu: Gpu) -> StageCost:
     source = source_bytes(dims)
     passes = _AWQ_PASSES if target.format == "int4_awq" else _FP8_PASSES
-    operations = 2 * dims.layers * linear_parameters(dims) * target.calibration_tokens * passes
+    operations = 2 * dims.num_layers * linear_parameters(dims) * target.calibration_tokens * passes
     written = checkpoint_bytes(dims, target)
     return StageCost(
         "quantize",
@@ -69,8 +71,8 @@ def _quantize(target: TrtllmTarget, dims: ModelDims, gpu: Gpu) -> StageCost:
     )
 
 
-def _checkpoint(target: TrtllmTarget, dims: ModelDims) -> StageCost:
-    largest = 2 * max(dims.vocab * dims.hidden, dims.hidden * dims.intermediate)
+def _checkpoint(target: TrtllmTarget, dims: ModelSpec) -> StageCost:
+    largest = 2 * max(dims.vocab_size * dims.hidden_size, dims.hidden_size * dims.intermediate_size)
     written = checkpoint_bytes(dims, target)
     return StageCost(
         "checkpoint",
@@ -82,7 +84,7 @@ def _checkpoint(target: TrtllmTarget, dims: ModelDims) -> StageCost:
     )
 
 
-def _build(target: TrtllmTarget, dims: ModelDims, variant: Variant) -> StageCost:
+def _build(target: TrtllmTarget, dims: ModelSpec, variant: Variant) -> StageCost:
     rank = max(stage_weights(dims, target, variant))
     written = engine_bytes(dims, target, variant)
     return StageCost(
@@ -92,7 +94,7 @@ def _build(target: TrtllmTarget, dims: ModelDims, variant: Variant) -> StageCost
         device_bytes=rank + activation_bytes(dims, target),
         disk_bytes=written,
         seconds=-(-target.world_size // target.build_workers)
-        * (_TACTIC_SECONDS + _LAYER_SECONDS * dims.layers / target.pp)
+        * (_TACTIC_SECONDS + _LAYER_SECONDS * dims.num_layers / target.pp)
         + _copy(target, checkpoint_bytes(dims, target) + written),
     )
 

@@ -1,57 +1,22 @@
-"""What is built and where it runs: the model's dimensions and one TensorRT-LLM target.
+"""What is built of a model and where it runs: one TensorRT-LLM target.
 
-Everything else in this package is a function of these two. They hold values, not opinions: `preflight` says
-what is wrong with a combination, `gpu_plan` what it costs.
+Everything else in this package is a function of a `ModelSpec` and this. They hold values, not opinions:
+`preflight` says what is wrong with a combination, `gpu_plan` what it costs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from enginewright_errors import RecipeError
 
 from enginewright_trtllm.config import LogitsDtype
 from enginewright_trtllm.versions import PINNED_CONTAINER, PINNED_TENSORRT_LLM
 
-__all__ = ["Format", "Host", "ModelDims", "TrtllmTarget", "Variant", "Yarn"]
+__all__ = ["Format", "Host", "TrtllmTarget", "Variant", "Yarn"]
 
 Format = Literal["bf16", "fp8", "int4_awq"]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelDims:
-    """Dimensions of a decoder of the Qwen2 or Llama family, from its Hugging Face config.json.
-
-    bias: q, k and v have one. rope_scaling: as in the config, None for plain rope.
-    """
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocab: int
-    tied: bool
-    bias: bool
-    max_position_embeddings: int
-    rope_theta: float
-    rope_scaling: Mapping[str, Any] | None = None
-
-    @property
-    def query_width(self) -> int:
-        return self.heads * self.head_dim
-
-    @property
-    def kv_width(self) -> int:
-        """Elements of one token's keys (or values) in one layer."""
-        return self.kv_heads * self.head_dim
-
-    @property
-    def qkv_width(self) -> int:
-        return self.query_width + 2 * self.kv_width
 
 
 @dataclass(frozen=True, slots=True)

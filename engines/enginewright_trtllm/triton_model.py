@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.device_memory import device_memory
-from enginewright_trtllm.target import ModelDims, TrtllmTarget, Variant
+from enginewright_trtllm.target import TrtllmTarget, Variant
 from enginewright_trtllm.triton_parameters import Parameter, backend_parameters
 from enginewright_trtllm.triton_tensors import INPUTS, LOGITS, OUTPUTS, Tensor
 
@@ -16,7 +18,7 @@ _LOGITS_TYPES = {"float16": "TYPE_FP16", "float32": "TYPE_FP32"}
 
 
 def render_triton_model(
-    target: TrtllmTarget, variant: Variant, dims: ModelDims, *, repository: str = "/models"
+    target: TrtllmTarget, variant: Variant, dims: ModelSpec, *, repository: str = "/models"
 ) -> str:
     """The text of `MODEL/config.pbtxt`, MODEL = target.model_name(variant), the engine in `MODEL/1/engine`.
 

@@ -3,19 +3,19 @@ layout."""
 
 from __future__ import annotations
 
-import json
 import reprlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from enginewright_errors import CheckpointError
+from enginewright_model import Dtype, ModelSpec, read_json_object, read_model_spec
 
 from enginewright_trtllm.layout import Entry, Source, stage_entries
-from enginewright_trtllm.model import Model, Quantization, is_tied, model_from_config
 from enginewright_trtllm.parallel import Parallel, check_parallel
-from enginewright_trtllm.rope import Rope, rope_from_config
+from enginewright_trtllm.quantization import Quantization
+from enginewright_trtllm.rope import Rope, rope_from_spec
 from enginewright_trtllm.tensor_file import TensorRef, open_tensors
 
 __all__ = ["Unified", "check_tensors", "open_unified", "stages"]
@@ -23,10 +23,10 @@ __all__ = ["Unified", "check_tensors", "open_unified", "stages"]
 
 @dataclass(frozen=True, slots=True)
 class Unified:
-    """An opened checkpoint: nothing of its tensors is in memory yet."""
+    """An opened checkpoint: nothing of its tensors is in memory yet. model.dtype: what it is served in."""
 
     folder: Path
-    model: Model
+    model: ModelSpec
     quantization: Quantization
     rope: Rope
     tensors: Mapping[str, TensorRef]
@@ -39,9 +39,10 @@ class Unified:
 
 def open_unified(folder: Path) -> Unified:
     """Open a quantized (or plain, `hf_quant_config.json` absent) checkpoint. Raises CheckpointError."""
-    config = _read_json(folder / "config.json")
+    config = read_json_object(folder / "config.json")
     tensors = open_tensors(folder)
-    tied = is_tied(config)
+    spec = read_model_spec(config)
+    tied = spec.tie_word_embeddings
     if not tied and "lm_head.weight" not in tensors:
         raise CheckpointError(
             "lm_head.weight is missing and config.json does not tie it to the embedding",
@@ -52,9 +53,9 @@ def open_unified(folder: Path) -> Unified:
         tensors.pop("lm_head.weight", None)
     return Unified(
         folder=folder,
-        model=model_from_config(config),
+        model=replace(spec, dtype=_served_dtype(spec)),
         quantization=_quantization(folder, config, tensors),
-        rope=rope_from_config(config),
+        rope=rope_from_spec(spec),
         tensors=tensors,
     )
 
@@ -103,6 +104,17 @@ def check_tensors(tensors: Mapping[str, TensorRef], sources: Iterable[Source]) -
             )
 
 
+def _served_dtype(spec: ModelSpec) -> Dtype:
+    """TensorRT-LLM's checkpoint has to name one; weights stored as float32 are served as bfloat16."""
+    if spec.dtype is None:
+        raise CheckpointError(
+            "config.json: dtype is missing",
+            code="dtype-unsupported",
+            hint="Set `dtype` (or `torch_dtype`) to the type that the weights were trained in.",
+        )
+    return "float16" if spec.dtype == "float16" else "bfloat16"
+
+
 def _quantization(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorRef]) -> Quantization:
     file = folder / "hf_quant_config.json"
     if not file.is_file():
@@ -113,7 +125,7 @@ def _quantization(folder: Path, config: Mapping[str, Any], tensors: Mapping[str,
                 hint="Use a checkpoint written by ModelOpt's export_hf_checkpoint.",
             )
         return Quantization("none")
-    block = _read_json(file).get("quantization")
+    block = read_json_object(file).get("quantization")
     if not isinstance(block, dict):
         raise CheckpointError(
             f"hf_quant_config.json: quantization = {reprlib.repr(block)} is not an object",
@@ -164,19 +176,3 @@ def _group_size(block: Mapping[str, Any]) -> int:
             hint="Quantize with group_size 128, or 64 for a smaller loss.",
         )
     return int(size)
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{file}: {error}",
-            code="config-missing",
-            hint="Give the folder of a whole Hugging Face checkpoint.",
-        ) from error
-    if not isinstance(data, dict):
-        raise CheckpointError(
-            f"{file} holds no JSON object", code="config-missing", hint="Fetch this file again."
-        )
-    return data

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 from enginewright.checkpoint import open_checkpoint
-from enginewright.model_spec import expected_tensors, read_model_spec
+from enginewright.expected_tensors import expected_tensors
 from enginewright_errors import CheckpointError
+from enginewright_model import RopeSpec, read_model_spec
 from safetensors.numpy import load_file, save_file
 
 Tiny = Callable[..., Path]
@@ -86,7 +87,7 @@ def test_a_good_checkpoint_opens_with_its_dimensions(tiny: Tiny, arch: str, tied
     assert (spec.architecture, spec.tie_word_embeddings) == (arch, tied)
     assert (spec.hidden_size, spec.intermediate_size, spec.num_layers) == (256, 512, 2)
     assert (spec.num_heads, spec.num_kv_heads, spec.head_dim, spec.vocab_size) == (4, 2, 64, 512)
-    assert spec.rope == {"rope_type": "default", "rope_theta": 1_000_000.0}
+    assert spec.rope == RopeSpec("default", 1_000_000.0)
     assert checkpoint.has_chat_template
     assert checkpoint.weight_bytes == 4 * checkpoint.num_parameters
     assert [path.name for path in checkpoint.files] == [
@@ -219,7 +220,7 @@ def test_the_rope_of_transformers_4_and_5_is_read_alike(folder: Path) -> None:
         rope_theta=None,
         rope_parameters={"rope_type": "yarn", "rope_theta": 1_000_000.0, **yarn},
     )
-    assert open_checkpoint(folder).spec.rope == old == {"rope_type": "yarn", "rope_theta": 1e6, **yarn}
+    assert open_checkpoint(folder).spec.rope == old == RopeSpec("yarn", 1e6, **yarn)
 
 
 def test_sliding_window_in_use_is_refused_and_out_of_use_is_not(folder: Path) -> None:

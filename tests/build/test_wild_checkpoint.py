@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from enginewright.checkpoint import open_checkpoint
-from enginewright.model_spec import expected_tensors, read_model_spec
+from enginewright.expected_tensors import expected_tensors
 from enginewright.weight_files import find_weight_files
 from enginewright_errors import CheckpointError
+from enginewright_model import read_model_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wild_json import wild_configs, wild_values

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from enginewright_model import RopeSpec
 from enginewright_onnx.rope import inverse_frequencies, rope_tables
-from enginewright_onnx.rope_spec import RopeSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from enginewright_errors import CheckpointError
-from enginewright_onnx.model_spec import read_model_spec
+from enginewright_model import read_token_ids
+from enginewright_model.rope_spec import read_rope_spec
+from enginewright_onnx.read_model import read_model
 from enginewright_onnx.rope import inverse_frequencies
-from enginewright_onnx.rope_spec import read_rope_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from wild_json import wild_configs, wild_values
@@ -57,7 +58,9 @@ def test_any_value_in_the_files_of_a_checkpoint_is_read_or_refused(
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "generation_config.json").write_text(json.dumps(generation))
     with contextlib.suppress(CheckpointError):
-        read_model_spec(folder)
+        read_model(folder)
+    with contextlib.suppress(CheckpointError):
+        read_token_ids(folder)
 
 
 @settings(max_examples=400, deadline=None)
@@ -95,4 +98,4 @@ def test_a_generation_config_that_cannot_be_read_is_refused(folder: Path, text: 
     (folder / "config.json").write_text(json.dumps(QWQ))
     (folder / "generation_config.json").write_text(text, encoding="latin-1")
     with pytest.raises(CheckpointError):
-        read_model_spec(folder)
+        read_token_ids(folder)

@@ -379,9 +379,9 @@ def test_a_quantization_that_has_no_checkpoint_is_refused(
     ("change", "named"),
     [
         ({"model_type": "mistral"}, "mistral"),
-        ({"use_sliding_window": True}, "use_sliding_window"),
+        ({"use_sliding_window": True, "max_window_layers": 1}, "sliding_window"),
         ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"num_key_value_heads": 0}, "num_key_value_heads = 0"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads is 0"),
         ({"dtype": "int8"}, "int8"),
         ({"rope_theta": 10000.0}, "rope_theta"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization"),

@@ -193,10 +193,13 @@ def test_rotary_base_is_found_wherever_transformers_put_it(tmp_path: Path, confi
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        ({"rope_theta": None, "rope_parameters": None}, "rope_theta is missing"),
+        ({"rope_theta": None, "rope_parameters": None}, "gives no rope_theta"),
         ({"rope_theta": "1e6", "rope_parameters": None}, "rope_theta is '1e6'"),
-        ({"rope_parameters": {"rope_type": "default"}, "rope_scaling": YARN}, "rope_scaling says yarn"),
-        ({"max_position_embeddings": None}, "max_position_embeddings = None"),
+        (
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": YARN},
+            "expected 'yarn', as in rope_scaling",
+        ),
+        ({"max_position_embeddings": None}, "max_position_embeddings is None"),
     ],
 )
 def test_a_checkpoint_that_does_not_know_its_rotary_embedding_is_refused(

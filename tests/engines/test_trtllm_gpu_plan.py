@@ -7,20 +7,21 @@ from itertools import product
 
 import pytest
 from enginewright_errors import DoesNotFit, RecipeError
+from enginewright_model import ModelSpec, read_model_spec
 from enginewright_trtllm.activations import activation_bytes
 from enginewright_trtllm.device_memory import device_memory, placement
 from enginewright_trtllm.gpu_plan import plan_gpus, require_fit
 from enginewright_trtllm.gpus import GPUS, find_gpu, lookup_gpu
 from enginewright_trtllm.kv_cache import kv_bytes_per_token
 from enginewright_trtllm.layout import stage_entries
-from enginewright_trtllm.model_dims import model_of, quantization_of, read_dims
 from enginewright_trtllm.nearest_change import nearest_changes
 from enginewright_trtllm.parallel import Parallel
 from enginewright_trtllm.plan_table import plan_table
 from enginewright_trtllm.preflight import preflight
+from enginewright_trtllm.quantization import quantization_of
 from enginewright_trtllm.speed_limits import decode_limit, prefill_seconds
 from enginewright_trtllm.stage_costs import stage_costs
-from enginewright_trtllm.target import Format, Host, ModelDims, TrtllmTarget, Variant
+from enginewright_trtllm.target import Format, Host, TrtllmTarget, Variant
 from enginewright_trtllm.weights import (
     checkpoint_bytes,
     decode_read_bytes,
@@ -30,7 +31,7 @@ from enginewright_trtllm.weights import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from trtllm_targets import FP8, LONG, NATIVE, QWQ, TARGETS
+from trtllm_targets import FP8, LONG, NATIVE, QWQ, TARGETS, qwen2
 
 GIB = 2**30
 # reference/qwq-32b/facts.md, "Sizes and the physical limit": resident GB, GB read a step, tokens/s on an H100
@@ -89,7 +90,7 @@ def test_published_memory_of_transformers_is_met_where_it_is_comparable() -> Non
     assert bf16 == pytest.approx(61.58, rel=0.03)
     process = 61.58 - bf16
 
-    groups = QWQ.layers * linear_parameters(QWQ) / 128
+    groups = QWQ.num_layers * linear_parameters(QWQ) / 128
     int8 = engine_bytes(QWQ, on_h100("fp8"), NATIVE) + groups * (2 + 1)
     assert int8 / GIB + process == pytest.approx(33.56, rel=0.03)
     awq = engine_bytes(QWQ, on_h100("int4_awq"), NATIVE) + groups * 0.5
@@ -103,7 +104,7 @@ def test_kv_cache_is_256_kib_a_token_and_half_of_it_in_fp8() -> None:
 
 def test_parameters_are_those_of_the_card() -> None:
     assert source_bytes(QWQ) / 2 == pytest.approx(32.76e9, rel=0.001)
-    assert QWQ.layers * linear_parameters(QWQ) == pytest.approx(31.21e9, rel=0.001)
+    assert QWQ.num_layers * linear_parameters(QWQ) == pytest.approx(31.21e9, rel=0.001)
 
 
 @pytest.mark.parametrize(("model_format", "tp", "pp"), product(FACTS, (1, 2, 4, 8), (1, 2)))
@@ -114,7 +115,7 @@ def test_checkpoint_bytes_are_the_bytes_of_the_tensors_that_are_written(
     sizes = {"BF16": 2, "F32": 4, "I8": 1, "F8_E4M3": 1}
     written = 0
     for stage in range(pp):
-        for entry in stage_entries(model_of(QWQ), quantization, parallel, stage):
+        for entry in stage_entries(QWQ, quantization, parallel, stage):
             elements = 1
             for length in entry.shape:
                 elements *= length
@@ -131,7 +132,7 @@ def test_ranks_share_the_weights_and_more_of_them_hold_more_tokens(
     many = TrtllmTarget(model_format, "B200-192", gpu_count=tp * pp, tp=tp, pp=pp)
     memory = device_memory(many, QWQ).variants[0]
     # The lm_head or the embedding of a pipeline stage is not shared out.
-    assert memory.weights <= one.weights / (tp * pp) + QWQ.vocab * QWQ.hidden * 2 / tp + 2**28
+    assert memory.weights <= one.weights / (tp * pp) + QWQ.vocab_size * QWQ.hidden_size * 2 / tp + 2**28
     assert memory.kv_tokens >= one.kv_tokens * tp * pp * 0.9
     assert engine_bytes(QWQ, many, NATIVE) == pytest.approx(
         engine_bytes(QWQ, on_h100(model_format), NATIVE), 0.02
@@ -232,16 +233,20 @@ def test_a_small_host_is_refused_where_the_builder_would_be_killed() -> None:
     assert plan_gpus(replace(FP8, host=Host(ram_bytes=128 * 10**9)), QWQ).fits
 
 
+def tied_llama(*sizes: int) -> ModelSpec:
+    return replace(qwen2(*sizes), architecture="llama", tie_word_embeddings=True)
+
+
 @pytest.mark.parametrize(
     ("dims", "reported"),
     [
-        (ModelDims(3584, 42, 16, 8, 256, 14336, 256_000, True, False, 8192, 1e4), 40_291),
+        (tied_llama(3584, 14_336, 42, 16, 8, 256, 256_000), 40_291),
         # Falcon's MLP has two matrices where ours has three: 4 x 2048 x 2/3.
-        (ModelDims(2048, 24, 32, 32, 64, 5461, 50_304, True, False, 2048, 1e4), 10_624),
+        (tied_llama(2048, 5461, 24, 32, 32, 64, 50_304), 10_624),
     ],
     ids=["gemma-2-9b", "falcon-rw-1b"],
 )
-def test_host_memory_of_a_build_is_what_public_logs_report(dims: ModelDims, reported: int) -> None:
+def test_host_memory_of_a_build_is_what_public_logs_report(dims: ModelSpec, reported: int) -> None:
     target = TrtllmTarget("bf16", "A100-80", variants=(Variant("native", 2048),))
     (build,) = [cost for cost in stage_costs(target, dims, find_gpu("A100-80")) if cost.stage == "build"]
     assert build.host_bytes == pytest.approx(reported * 2**20, rel=0.1)
@@ -322,6 +327,7 @@ def test_the_table_of_gpus_is_consistent() -> None:
 
 def test_dimensions_come_from_either_generation_of_config() -> None:
     config = {
+        "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
         "hidden_size": 5120,
         "num_hidden_layers": 64,
@@ -334,5 +340,5 @@ def test_dimensions_come_from_either_generation_of_config() -> None:
         "torch_dtype": "bfloat16",
         "tie_word_embeddings": False,
     }
-    assert read_dims(config | {"rope_theta": 1e6}) == QWQ
-    assert read_dims(config | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}) == QWQ
+    assert read_model_spec(config | {"rope_theta": 1e6}) == QWQ
+    assert read_model_spec(config | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}) == QWQ

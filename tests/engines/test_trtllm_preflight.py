@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from enginewright_errors import RecipeError
+from enginewright_model import ModelSpec, RopeSpec
 from enginewright_trtllm.build_command import build_command
 from enginewright_trtllm.check_build_flags import check_build_flags
 from enginewright_trtllm.check_checkpoint_config import check_checkpoint_config
@@ -18,12 +19,12 @@ from enginewright_trtllm.check_environment import check_environment, parse_nvidi
 from enginewright_trtllm.check_repository import check_repository
 from enginewright_trtllm.config import CONFIG_KEYS, QWEN_KEYS, render_config
 from enginewright_trtllm.finding import Finding, errors_of, require_no_errors
-from enginewright_trtllm.model_dims import model_of, quantization_of
 from enginewright_trtllm.parallel import Parallel
 from enginewright_trtllm.preflight import RULES, preflight
-from enginewright_trtllm.target import Host, ModelDims, TrtllmTarget, Variant, Yarn
+from enginewright_trtllm.quantization import quantization_of
+from enginewright_trtllm.target import Host, TrtllmTarget, Variant, Yarn
 from enginewright_trtllm.triton_model import render_triton_model
-from trtllm_targets import FP8, LONG, NATIVE, QWQ, TARGETS
+from trtllm_targets import FP8, LONG, NATIVE, QWQ, TARGETS, qwen2
 
 AWQ = TrtllmTarget("int4_awq", "H100-80")
 PLENTY = replace(FP8, gpu="H200-141", gpu_count=8, tp=8)
@@ -34,7 +35,7 @@ def long_with(factor: float, original: int | None, length: int = 131_072) -> tup
 
 
 # Code -> (a target that has this trap and no other, the dimensions it has it with).
-BROKEN: dict[str, tuple[TrtllmTarget, ModelDims]] = {
+BROKEN: dict[str, tuple[TrtllmTarget, ModelSpec]] = {
     "trtllm-version": (replace(FP8, tensorrt_llm="1.2.0", container="26.03"), QWQ),
     "container": (replace(FP8, container="26.03"), QWQ),
     "gpu-unknown": (replace(FP8, gpu="TPU"), QWQ),
@@ -64,11 +65,9 @@ BROKEN: dict[str, tuple[TrtllmTarget, ModelDims]] = {
     "yarn-only": (replace(PLENTY, variants=(LONG,)), QWQ),
     "yarn-in-checkpoint": (
         FP8,
-        replace(
-            QWQ, rope_scaling={"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768}
-        ),
+        replace(QWQ, rope=RopeSpec("yarn", 1e6, factor=4.0, original_max_position_embeddings=32_768)),
     ),
-    "rope-theta-default": (FP8, replace(QWQ, rope_theta=10_000.0)),
+    "rope-theta-default": (FP8, replace(QWQ, rope=RopeSpec("default", 10_000.0))),
     "chunked-context-off": (replace(FP8, chunked_context=False), QWQ),
     "chunk-blocks": (replace(FP8, max_num_tokens=8190), QWQ),
     "batch-tokens": (replace(FP8, max_num_tokens=32, max_batch_size=64), QWQ),
@@ -128,7 +127,7 @@ def test_qwq_divides_over_1_2_4_and_8_ranks_in_every_format(tp: int) -> None:
 
 def test_a_small_model_that_upstream_pads_and_refuses_is_caught() -> None:
     """Qwen2.5-0.5B with AWQ fails at tp 2: 896 is no multiple of 128 x 2."""
-    small = ModelDims(896, 24, 14, 2, 64, 4864, 151_936, True, True, 32_768, 1e6)
+    small = qwen2(896, 4864, 24, 14, 2, 64, 151_936)
     target = TrtllmTarget("int4_awq", "L4-24", gpu_count=2, tp=2)
     (finding,) = preflight(target, small)
     assert (finding.code, finding.at) == ("tp-does-not-divide", "build")
@@ -163,7 +162,7 @@ def config_of(target: TrtllmTarget, variant: Variant) -> dict[str, Any]:
             "original_max_position_embeddings": yarn.original_max_position_embeddings,
         }
     return render_config(
-        model_of(QWQ),
+        QWQ,
         quantization_of(target.format, fp8_kv=target.fp8_kv, group_size=target.group_size),
         Parallel(target.tp, target.pp),
         rotary_base=1e6,

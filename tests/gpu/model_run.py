@@ -9,9 +9,9 @@ from pathlib import Path
 
 from enginewright.units import format_seconds
 from enginewright_errors import DoesNotFit
+from enginewright_model import read_model_spec
 from enginewright_trtllm.figures import gigabytes
 from enginewright_trtllm.gpus import find_gpu, lookup_gpu
-from enginewright_trtllm.model_dims import read_dims
 from enginewright_trtllm.target import Format
 from gpu.random_checkpoint import SHAPES, write_random_checkpoint
 from gpu.room import find_room, layer_bounds
@@ -41,7 +41,7 @@ def measure_model(
     kernels = load_modelopt(device)
     shape, machine = SHAPES[shape_name], describe_machine(device)
     gpu = lookup_gpu(machine["device"]) or find_gpu(_REFERENCE_GPU)
-    dims, calibration = read_dims(shape.config), shape.calibration
+    dims, calibration = read_model_spec(shape.config), shape.calibration
     tokens = calibration.samples * calibration.length
     room = find_room(work, device)
     bounds = layer_bounds(room, formats, dims, gpu, tokens)
@@ -55,7 +55,9 @@ def measure_model(
         )
     source = work / "source"
     size = write_random_checkpoint(source, shape.with_layers(layers), device)
-    print(f"{shape_name} with {layers} of {dims.layers} layers: {gigabytes(size)} in BF16\n\n{TABLE_HEAD}")
+    print(
+        f"{shape_name} with {layers} of {dims.num_layers} layers: {gigabytes(size)} in BF16\n\n{TABLE_HEAD}"
+    )
     facts = {
         "machine": machine,
         "planned_for": gpu.name,

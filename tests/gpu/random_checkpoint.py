@@ -11,9 +11,10 @@ from typing import Any
 
 import enginewright
 import torch
-from enginewright.model_spec import expected_tensors, read_model_spec
+from enginewright.expected_tensors import expected_tensors
 from enginewright.recipe import CalibrationRecipe
 from enginewright.trtllm_recipe import TrtllmQuantization
+from enginewright_model import read_model_spec
 from safetensors.torch import save_file
 from tiny_models import write_tokenizer
 

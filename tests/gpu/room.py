@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from enginewright.machine import available_memory
 from enginewright.stages import quantize
+from enginewright_model import ModelSpec
 from enginewright_trtllm.gpus import Gpu
 from enginewright_trtllm.stage_costs import StageCost, stage_costs
-from enginewright_trtllm.target import Format, ModelDims, TrtllmTarget
+from enginewright_trtllm.target import Format, TrtllmTarget
 from enginewright_trtllm.weights import checkpoint_bytes, source_bytes
 
 __all__ = ["Room", "find_room", "layer_bounds", "planned_costs"]
@@ -38,7 +39,7 @@ def find_room(work: Path, device: str) -> Room:
 
 
 def planned_costs(
-    model_format: Format, tp: int, dims: ModelDims, gpu: Gpu, tokens: int
+    model_format: Format, tp: int, dims: ModelSpec, gpu: Gpu, tokens: int
 ) -> Mapping[str, StageCost]:
     """The plan's figures by stage; `tokens` are calibrated with."""
     target = TrtllmTarget(model_format, gpu.name, gpu_count=tp, tp=tp, calibration_tokens=tokens)
@@ -46,34 +47,36 @@ def planned_costs(
 
 
 def layer_bounds(
-    room: Room, formats: Sequence[Format], dims: ModelDims, gpu: Gpu, tokens: int
+    room: Room, formats: Sequence[Format], dims: ModelSpec, gpu: Gpu, tokens: int
 ) -> dict[str, int]:
     """The most layers, up to those of `dims`, that the host, the disk and the device have room for."""
 
     def host(layers: int) -> int:
-        cut = replace(dims, layers=layers)
+        cut = replace(dims, num_layers=layers)
         costs = [planned_costs(one, 1, cut, gpu, tokens)["quantize"] for one in formats]
         return max(_resident(cut), *(cost.host_bytes for cost in costs))
 
     def disk(layers: int) -> int:
         # The source stays; a quantized checkpoint and one set of rank files come and go.
-        cut = replace(dims, layers=layers)
+        cut = replace(dims, num_layers=layers)
         return source_bytes(cut) + 2 * max(
             checkpoint_bytes(cut, TrtllmTarget(one, gpu.name)) for one in formats
         )
 
     bounds = {
-        "host": _most(host, _OF_REST * room.host, dims.layers),
-        "disk": _most(disk, _OF_REST * room.disk, dims.layers),
+        "host": _most(host, _OF_REST * room.host, dims.num_layers),
+        "disk": _most(disk, _OF_REST * room.disk, dims.num_layers),
     }
     if room.device is not None:
         bounds["device"] = _most(
-            lambda layers: _resident(replace(dims, layers=layers)), _OF_DEVICE * room.device, dims.layers
+            lambda layers: _resident(replace(dims, num_layers=layers)),
+            _OF_DEVICE * room.device,
+            dims.num_layers,
         )
     return bounds
 
 
-def _resident(dims: ModelDims) -> int:
+def _resident(dims: ModelSpec) -> int:
     """Bytes of the weights while they are calibrated: small models are widened to float32."""
     size = source_bytes(dims)
     return 2 * size if size // 2 <= quantize._FLOAT32_PARAMETERS else size

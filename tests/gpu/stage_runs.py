@@ -16,9 +16,9 @@ from enginewright.checkpoint import open_checkpoint
 from enginewright.peak_memory import PeakMemory, release_memory
 from enginewright.recipe import CalibrationRecipe, QuantizationRecipe
 from enginewright.stages.quantize import quantize
+from enginewright_model import read_model_spec
 from enginewright_trtllm import write_checkpoint
 from enginewright_trtllm.gpus import Gpu
-from enginewright_trtllm.model_dims import read_dims
 from enginewright_trtllm.stage_costs import StageCost
 from enginewright_trtllm.target import Format
 from gpu.room import planned_costs
@@ -84,7 +84,7 @@ def run_stages(
     Yields each stage as it ends. What a stage wrote is removed when nothing needs it any more.
     """
     checkpoint = open_checkpoint(source)
-    dims = read_dims(checkpoint.config)
+    dims = read_model_spec(checkpoint.config)
     tokens = calibration.samples * calibration.length
     for model_format in formats:
         options = QuantizationRecipe(format=model_format, calibration=calibration)

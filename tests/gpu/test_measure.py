@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from enginewright_errors import StageFailed
+from enginewright_model import read_model_spec
 from enginewright_trtllm.gpus import find_gpu
-from enginewright_trtllm.model_dims import read_dims
 from gpu import model_run, stage_runs
 from gpu.measure import main
 from gpu.random_checkpoint import SHAPES
@@ -121,5 +121,5 @@ def test_layers_are_bounded_by_what_is_scarcest() -> None:
 
 
 def test_the_measured_shape_is_qwq_32b_s() -> None:
-    config = SHAPES["qwq-32b"].with_layers(QWQ.layers)
-    assert read_dims(config) == QWQ
+    config = SHAPES["qwq-32b"].with_layers(QWQ.num_layers)
+    assert read_model_spec(config) == QWQ

@@ -10,13 +10,12 @@ The engines' configs come rendered: what they say is the affair of who built the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from enginewright_errors import CheckpointError
+from enginewright_model import read_json_object, read_token_ids
 
 from enginewright_front.front_config import EngineModel, FrontConfig, TensorrtLlm
 from enginewright_front.pbtxt import PUBLIC
@@ -79,19 +78,16 @@ def write_trtllm_repository(
 
 
 def _described(checkpoint: Path, models: tuple[EngineModel, ...]) -> TensorrtLlm:
-    config = _read(checkpoint / "config.json")
-    path = checkpoint / "generation_config.json"
-    generation = _read(path) if path.exists() else {}
-    tokens = {**config, **{name: value for name, value in generation.items() if value is not None}}
-    end_ids = _ids(checkpoint, tokens, "eos_token_id")
-    if not end_ids:
+    config = read_json_object(checkpoint / "config.json")
+    tokens = read_token_ids(checkpoint)
+    if not tokens.eos:
         raise _wrong(checkpoint / "config.json", "names no eos_token_id")
     # Nothing is padded with one request a batch, but upstream's model wants a pad id.
-    pad_id = (_ids(checkpoint, tokens, "pad_token_id") or end_ids)[0]
+    pad_id = tokens.eos[0] if tokens.pad is None else tokens.pad
     vocab_size = config.get("vocab_size")
     if type(vocab_size) is not int:
         raise _wrong(checkpoint / "config.json", f"vocab_size is {vocab_size!r}")
-    return TensorrtLlm(models, vocab_size, end_ids, pad_id)
+    return TensorrtLlm(models, vocab_size, tokens.eos, pad_id)
 
 
 def _check_defaults(checkpoint: Path, front: FrontConfig) -> None:
@@ -100,24 +96,6 @@ def _check_defaults(checkpoint: Path, front: FrontConfig) -> None:
             checkpoint / "generation_config.json",
             f"min_p is {front.defaults.min_p:g}, which TensorRT-LLM's model does not have",
         )
-
-
-def _ids(checkpoint: Path, tokens: dict[str, Any], name: str) -> tuple[int, ...]:
-    given = tokens.get(name)
-    ids = given if isinstance(given, list) else [] if given is None else [given]
-    if not all(type(token) is int and token >= 0 for token in ids):
-        raise _wrong(checkpoint, f"{name} is {given!r}")
-    return tuple(ids)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _wrong(path, str(error)) from error
-    if not isinstance(data, dict):
-        raise _wrong(path, "is not a JSON object")
-    return data
 
 
 def _wrong(path: Path, problem: str) -> CheckpointError:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from enginewright_errors import GateFailed
+from enginewright_model import ModelSpec, read_json_object
 from enginewright_trtllm import check_checkpoint, write_checkpoint, write_variant
-from enginewright_trtllm.target import ModelDims, TrtllmTarget, Variant
+from enginewright_trtllm.target import TrtllmTarget, Variant
 
 from enginewright.checkpoint import TEXT_FILES
 from enginewright.handoff import MODEL_FOLDER
-from enginewright.json_file import read_json_object
 
 __all__ = ["CheckpointCheck", "verify_checkpoints", "write_checkpoints"]
 
@@ -40,7 +40,7 @@ def write_checkpoints(
     original: Path | None,
     out: Path,
     target: TrtllmTarget,
-    dims: ModelDims,
+    dims: ModelSpec,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Fill the empty folder `out` as above; returns the sizes.
@@ -100,10 +100,9 @@ def _problems(checkpoint: Path, target: TrtllmTarget) -> Iterator[str]:
             yield f"{variant.name}: {problem.message}"
 
 
-def _scaling(variant: Variant, dims: ModelDims) -> dict[str, Any] | None:
+def _scaling(variant: Variant, dims: ModelSpec) -> dict[str, Any] | None:
     """None keeps what the checkpoint itself says; its own YaRN is for the long variant alone."""
     if variant.yarn is not None:
         yarn = {name: value for name, value in asdict(variant.yarn).items() if value is not None}
         return {"rope_type": "yarn", **yarn}
-    own = dims.rope_scaling or {}
-    return {"rope_type": "default"} if own.get("rope_type", own.get("type")) == "yarn" else None
+    return {"rope_type": "default"} if dims.rope.rope_type == "yarn" else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_model import ModelSpec
+from enginewright_trtllm.target import TrtllmTarget
 from enginewright_trtllm.triton_model import render_triton_model
 
 __all__ = ["package_trtllm"]
@@ -17,7 +18,7 @@ def package_trtllm(
     out: Path,
     *,
     target: TrtllmTarget,
-    dims: ModelDims,
+    dims: ModelSpec,
     name: str,
     max_tokens_default: int,
     mounted_at: str = "/models",

@@ -22,10 +22,11 @@ from enginewright.calibration import load_calibration
 from enginewright.calibration_device import calibration_device
 from enginewright.checkpoint import Checkpoint
 from enginewright.export_check import check_export
-from enginewright.export_checkpoint import complete_config, complete_export, name_kept_layers, source_dtype
+from enginewright.export_checkpoint import complete_export, name_kept_layers, source_dtype
 from enginewright.modelopt_config import CALIBRATION_PASSES, check_group_size, modelopt_config
 from enginewright.recipe import QuantizationRecipe
 from enginewright.torch_session import torch_session
+from enginewright.transformers_config import transformers_config
 
 __all__ = ["QuantizationSummary", "quantize"]
 
@@ -108,14 +109,13 @@ def _copy_weights(source: Checkpoint, out: Path, progress: Progress | None) -> N
 
 def _load(source: Checkpoint) -> Any:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     small = source.num_parameters <= _FLOAT32_PARAMETERS
-    fields = complete_config(source.config, source.spec)
-    config = AutoConfig.for_model(**{**fields, "model_type": source.spec.architecture})
     return AutoModelForCausalLM.from_pretrained(
         source.folder,
-        config=config,
+        config=transformers_config(source.spec),
+        generation_config=GenerationConfig(),  # not the checkpoint's, which transformers may refuse
         dtype=torch.float32 if small else getattr(torch, source_dtype(source)),
         attn_implementation="sdpa",
         use_safetensors=True,

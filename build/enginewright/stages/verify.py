@@ -18,11 +18,11 @@ from enginewright_errors import GateFailed, StageFailed
 from enginewright_front.chat_template import read_chat_template
 from enginewright_front.messages import Message
 from enginewright_front.prompt import PromptEncoder, read_tokenizer
+from enginewright_model import RopeSpec, read_json_object
 from numpy.typing import NDArray
 
 from enginewright.agreement import WORST, Agreement
 from enginewright.calibration import load_held_out
-from enginewright.json_file import read_json_object
 from enginewright.recipe import VerifyRecipe
 from enginewright.reference_logits import ReferenceSequence, reference_logits
 from enginewright.torch_session import torch_session
@@ -193,7 +193,7 @@ def _greedy(engine: Any, prompt: list[int], limit: int) -> tuple[int, ...]:
 def _long_sequence(description: Mapping[str, Any], held_out: NDArray[np.int32]) -> ReferenceSequence | None:
     """One text with the rope of the long region, when the engine has one."""
     region = description["context"]["long"]
-    return ReferenceSequence(held_out[0], region["rope"]) if region else None
+    return ReferenceSequence(held_out[0], RopeSpec(**region["rope"])) if region else None
 
 
 def _bounds(options: VerifyRecipe, description: Mapping[str, Any]) -> VerifyBounds:

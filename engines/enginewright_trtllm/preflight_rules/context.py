@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.finding import Finding, error, warning
-from enginewright_trtllm.target import ModelDims, TrtllmTarget, Variant, Yarn
+from enginewright_trtllm.target import TrtllmTarget, Variant, Yarn
 
 __all__ = [
     "check_checkpoint_scaling",
@@ -19,14 +21,14 @@ __all__ = [
 _QWEN2_THETA = 10_000.0
 
 
-def check_yarn(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_yarn(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """YaRN is complete and reaches the promise."""
     for variant in target.variants:
         if variant.yarn is not None:
             yield from _check_yarn(variant, variant.yarn, dims)
 
 
-def check_native_reach(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_native_reach(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """Without scaling, no more positions than the model was made for."""
     for variant in target.variants:
         if variant.yarn is None and variant.max_seq_len > dims.max_position_embeddings:
@@ -40,7 +42,7 @@ def check_native_reach(target: TrtllmTarget, dims: ModelDims) -> Iterator[Findin
             )
 
 
-def check_short_texts(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_short_texts(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """Static YaRN is applied to short texts too."""
     del dims
     if all(variant.yarn is not None for variant in target.variants):
@@ -53,20 +55,19 @@ def check_short_texts(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding
         )
 
 
-def check_checkpoint_scaling(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_checkpoint_scaling(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """A native variant of a checkpoint that already carries a scaling."""
-    kind = (dims.rope_scaling or {}).get("rope_type", (dims.rope_scaling or {}).get("type"))
-    if kind == "yarn" and any(variant.yarn is None for variant in target.variants):
+    if dims.rope.rope_type == "yarn" and any(variant.yarn is None for variant in target.variants):
         yield warning(
             "yarn-in-checkpoint",
             "run",
-            f"the checkpoint's config carries rope_scaling {dict(dims.rope_scaling or {})}",
+            f"the checkpoint's config carries rope_scaling {dims.rope.scaling}",
             "a native variant is written without it, but calibration and verification read the checkpoint",
             "Remove rope_scaling from config.json and let the recipe give the long variant YaRN.",
         )
 
 
-def check_chunked_context(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_chunked_context(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """Prompts longer than one step need chunked context."""
     del dims
     longest = max(variant.max_seq_len for variant in target.variants)
@@ -89,20 +90,20 @@ def check_chunked_context(target: TrtllmTarget, dims: ModelDims) -> Iterator[Fin
         )
 
 
-def check_rope_theta(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_rope_theta(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """10000 is what readers fall back to when a config of transformers 5 hides its theta."""
     del target
-    if dims.bias and dims.rope_theta == _QWEN2_THETA:
+    if dims.qkv_bias and dims.rope.rope_theta == _QWEN2_THETA:
         yield warning(
             "rope-theta-default",
             "run",
-            f"rope_theta = {dims.rope_theta:g} in a Qwen2 model",
+            f"rope_theta = {dims.rope.rope_theta:g} in a Qwen2 model",
             "transformers 5 writes rope_parameters only, older readers then take 10000 without a word",
             "Compare with the model's card; Qwen2.5 and QwQ-32B have 1000000.",
         )
 
 
-def _check_yarn(variant: Variant, yarn: Yarn, dims: ModelDims) -> Iterator[Finding]:
+def _check_yarn(variant: Variant, yarn: Yarn, dims: ModelSpec) -> Iterator[Finding]:
     original = yarn.original_max_position_embeddings
     if original is None:
         yield error(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.device_memory import device_memory
 from enginewright_trtllm.finding import At, Finding, error
 from enginewright_trtllm.gpus import lookup_gpu
 from enginewright_trtllm.nearest_change import nearest_changes
 from enginewright_trtllm.shortfalls import device_shortfalls, host_shortfalls
 from enginewright_trtllm.stage_costs import stage_costs
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.target import TrtllmTarget
 
 __all__ = ["check_device_memory", "check_host"]
 
@@ -22,7 +24,7 @@ _REASONS: dict[str, tuple[At, str]] = {
 }
 
 
-def check_device_memory(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_device_memory(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """Weights, activations and one sequence of full length of every variant."""
     if lookup_gpu(target.gpu) is None:
         return
@@ -41,7 +43,7 @@ def check_device_memory(target: TrtllmTarget, dims: ModelDims) -> Iterator[Findi
         yield error(shortfall.code, at, shortfall.message, reason, remedy)
 
 
-def check_host(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_host(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """Host memory and disk of every stage, where the host is known."""
     gpu = lookup_gpu(target.gpu)
     if gpu is None:

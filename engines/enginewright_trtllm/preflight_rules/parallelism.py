@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from enginewright_errors import RecipeError
+from enginewright_model import ModelSpec
 
 from enginewright_trtllm.finding import Finding, error, warning
-from enginewright_trtllm.model_dims import model_of, quantization_of
 from enginewright_trtllm.parallel import Parallel, check_parallel
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.quantization import quantization_of
+from enginewright_trtllm.target import TrtllmTarget
 
 __all__ = ["check_gpu_count", "check_nodes", "check_split"]
 
@@ -21,18 +22,18 @@ _SPLIT_REASONS = {
 }
 
 
-def check_split(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_split(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """tp and pp divide heads, KV heads, MLP, AWQ groups and layers."""
     quantization = quantization_of(target.format, fp8_kv=target.fp8_kv, group_size=target.group_size)
     try:
-        check_parallel(model_of(dims), quantization, Parallel(target.tp, target.pp))
+        check_parallel(dims, quantization, Parallel(target.tp, target.pp))
     except RecipeError as refusal:
         yield error(
             refusal.code, "build", refusal.message, _SPLIT_REASONS.get(refusal.code, ""), refusal.hint
         )
 
 
-def check_gpu_count(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_gpu_count(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """One GPU a rank, none idle."""
     del dims
     needed = target.world_size
@@ -54,7 +55,7 @@ def check_gpu_count(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
         )
 
 
-def check_nodes(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_nodes(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """Several nodes: the same GPUs in each, tensor parallelism inside, one variant."""
     del dims
     if target.nodes == 1:

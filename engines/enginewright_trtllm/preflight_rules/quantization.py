@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.finding import Finding, error, warning
 from enginewright_trtllm.gpus import Gpu, lookup_gpu
-from enginewright_trtllm.target import Format, ModelDims, TrtllmTarget
+from enginewright_trtllm.target import Format, TrtllmTarget
 
 __all__ = [
     "check_fp8_architecture",
@@ -29,7 +31,7 @@ def format_runs_on(model_format: Format, gpu: Gpu) -> bool:
             return not 100 <= gpu.sm < 120
 
 
-def check_int4_architecture(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_int4_architecture(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """INT4 weights are refused on data-centre Blackwell."""
     del dims
     gpu = lookup_gpu(target.gpu)
@@ -43,7 +45,7 @@ def check_int4_architecture(target: TrtllmTarget, dims: ModelDims) -> Iterator[F
         )
 
 
-def check_fp8_architecture(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_fp8_architecture(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """FP8 needs FP8 matrix units."""
     del dims
     gpu = lookup_gpu(target.gpu)
@@ -57,7 +59,7 @@ def check_fp8_architecture(target: TrtllmTarget, dims: ModelDims) -> Iterator[Fi
         )
 
 
-def check_known_architecture(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_known_architecture(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """Workstation Blackwell passes upstream's checks; nobody here saw an engine run on it."""
     del dims
     gpu = lookup_gpu(target.gpu)
@@ -71,7 +73,7 @@ def check_known_architecture(target: TrtllmTarget, dims: ModelDims) -> Iterator[
         )
 
 
-def check_fp8_kv(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_fp8_kv(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """An FP8 KV cache goes with FP8 weights only, and is risky where q, k and v have biases."""
     if not target.fp8_kv:
         return
@@ -83,7 +85,7 @@ def check_fp8_kv(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
             "the builder silently turns paged attention off, and with it chunked context and KV reuse",
             "Set kv_cache to auto; for a small cache use format fp8.",
         )
-    elif dims.bias:
+    elif dims.qkv_bias:
         yield warning(
             "fp8-kv-bias",
             "run",
@@ -93,7 +95,7 @@ def check_fp8_kv(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
         )
 
 
-def check_group_size(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_group_size(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """The weight-only kernels know groups of 64 and 128."""
     del dims
     if target.format == "int4_awq" and target.group_size not in (64, 128):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from enginewright_model import ModelSpec
+
 from enginewright_trtllm.finding import Finding, error, warning
 from enginewright_trtllm.gpus import known_gpus, lookup_gpu
-from enginewright_trtllm.target import ModelDims, TrtllmTarget
+from enginewright_trtllm.target import TrtllmTarget
 from enginewright_trtllm.versions import (
     PINNED_CONTAINER,
     container_image,
@@ -17,7 +19,7 @@ from enginewright_trtllm.versions import (
 __all__ = ["check_batch", "check_gpu_name", "check_kv_fraction", "check_queue", "check_release"]
 
 
-def check_gpu_name(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_gpu_name(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """Nothing can be planned for a GPU of unknown memory."""
     del dims
     if lookup_gpu(target.gpu) is None:
@@ -30,7 +32,7 @@ def check_gpu_name(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
         )
 
 
-def check_release(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_release(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """The pinned TensorRT-LLM, in a container that holds it."""
     del dims
     reason = reason_to_refuse(target.tensorrt_llm)
@@ -54,7 +56,7 @@ def check_release(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
         )
 
 
-def check_batch(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_batch(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """A decode step has a token of each running sequence."""
     del dims
     if target.max_num_tokens < target.max_batch_size:
@@ -67,7 +69,7 @@ def check_batch(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
         )
 
 
-def check_queue(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_queue(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """Requests wait in a bounded queue."""
     del dims
     if target.max_queue_size < 1:
@@ -80,7 +82,7 @@ def check_queue(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
         )
 
 
-def check_kv_fraction(target: TrtllmTarget, dims: ModelDims) -> Iterator[Finding]:
+def check_kv_fraction(target: TrtllmTarget, dims: ModelSpec) -> Iterator[Finding]:
     """Something must stay free beside the KV cache."""
     del dims
     if target.kv_cache_free_gpu_mem_fraction > 0.95:

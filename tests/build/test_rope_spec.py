@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from enginewright_errors import CheckpointError
-from enginewright_onnx.rope_spec import RopeSpec, read_rope_spec
+from enginewright_model.rope_spec import RopeSpec, read_rope_spec
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 
@@ -50,29 +50,35 @@ def test_the_original_context_defaults_to_max_position_embeddings_as_in_transfor
 @pytest.mark.parametrize(
     ("config", "code", "named"),
     [
-        ({}, "missing-rope-theta", "rope_theta"),
-        ({"rope_parameters": {"rope_type": "default"}}, "missing-rope-theta", "rope_theta"),
-        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e6}}, "contradictory-rope", "rope_theta"),
+        ({}, "rope-theta-missing", "rope_theta"),
+        ({"rope_parameters": {"rope_type": "default"}}, "rope-theta-missing", "rope_theta"),
+        ({"rope_theta": 1e4, "rope_parameters": {"rope_theta": 1e6}}, "config-invalid", "rope_theta"),
         (
             {"rope_scaling": YARN, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
-            "contradictory-rope",
+            "config-invalid",
             "rope_type",
         ),
-        ({"rope_theta": 1e4, "rope_scaling": {"rope_type": "longrope"}}, "unsupported-rope", "longrope"),
+        ({"rope_theta": 1e4, "rope_scaling": {"rope_type": "longrope"}}, "config-invalid", "longrope"),
         (
             {"rope_theta": 1e4, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
-            "unsupported-rope",
+            "config-invalid",
             "dynamic",
         ),
-        ({"rope_theta": 1e4, "rope_scaling": {"type": "linear"}}, "malformed-config", "factor"),
-        ({"rope_theta": 1e4, "rope_scaling": {**YARN, "factor": "4"}}, "malformed-config", "factor"),
-        ({"rope_theta": float("nan")}, "malformed-config", "rope_theta"),
-        ({"rope_theta": -1e4}, "malformed-config", "rope_theta"),
-        ({"rope_theta": True}, "malformed-config", "rope_theta"),
-        ({"rope_theta": "1e4"}, "malformed-config", "rope_theta"),
-        ({"rope_theta": 1e4, "rope_scaling": "yarn"}, "malformed-config", "rope_scaling"),
-        ({"rope_theta": 1e4, "rope_scaling": {"rope_type": ["yarn"]}}, "unsupported-rope", "rope_type"),
-        ({"rope_theta": 1e4, "partial_rotary_factor": 0.5}, "unsupported-rope", "partial_rotary_factor"),
+        ({"rope_theta": 1e4, "rope_scaling": {"type": "linear"}}, "config-invalid", "factor"),
+        ({"rope_theta": 1e4, "rope_scaling": {**YARN, "factor": "4"}}, "config-invalid", "factor"),
+        ({"rope_theta": float("nan")}, "config-invalid", "rope_theta"),
+        ({"rope_theta": -1e4}, "config-invalid", "rope_theta"),
+        ({"rope_theta": True}, "config-invalid", "rope_theta"),
+        ({"rope_theta": "1e4"}, "config-invalid", "rope_theta"),
+        ({"rope_theta": 1e4, "rope_scaling": "yarn"}, "config-invalid", "rope_scaling"),
+        ({"rope_theta": 1e4, "rope_scaling": {"rope_type": ["yarn"]}}, "config-invalid", "rope_type"),
+        ({"rope_theta": 1e4, "rope_scaling": {"factor": 4.0}}, "config-invalid", "rope_type"),
+        (
+            {"rope_theta": 1e4, "rope_scaling": YARN, "rope_parameters": {**YARN, "beta_fast": 16}},
+            "config-invalid",
+            "beta_fast is 16, expected None, as in rope_scaling",
+        ),
+        ({"rope_theta": 1e4, "partial_rotary_factor": 0.5}, "config-invalid", "partial_rotary_factor"),
     ],
 )
 def test_a_rope_that_would_be_guessed_is_refused_by_name(
@@ -83,3 +89,16 @@ def test_a_rope_that_would_be_guessed_is_refused_by_name(
     assert caught.value.code == code
     assert named in caught.value.message
     assert caught.value.hint
+
+
+def test_a_theta_that_only_the_caller_knows_stands_in_for_none_and_never_for_another() -> None:
+    assert read_rope_spec({}, default_theta=1e4) == RopeSpec("default", 1e4)
+    assert read_rope_spec({"rope_theta": 1e6}, default_theta=1e4) == RopeSpec("default", 1e6)
+
+
+@pytest.mark.parametrize("rope", [YARN, {"rope_type": "linear", "factor": 2.0}, {}])
+def test_both_generations_of_transformers_are_told_the_same(rope: dict[str, Any]) -> None:
+    spec = read_rope_spec({"rope_theta": 1e6, "rope_scaling": rope})
+    assert spec.scaling == (rope or None)
+    assert read_rope_spec({"rope_theta": 1e6, "rope_scaling": spec.scaling}) == spec
+    assert read_rope_spec({"rope_parameters": spec.as_json()}) == spec
