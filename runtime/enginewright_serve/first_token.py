@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from enginewright_serve.probe import Probe, ProbeResult
@@ -24,11 +24,13 @@ def wait_for_token(
     trouble: Callable[[float], str | None],
     *,
     seconds: float,
+    others: Sequence[str] = (),
 ) -> bool:
     """Whether the server at `address` generates; False when it ended before it did.
 
-    trouble: says what of the server has ended, and waits for it for so many seconds. Raises NoToken when
-    there is no token within `seconds`, or an error instead of one.
+    others: its other addresses, which Triton opens a moment later. trouble: says what of the server has
+    ended, and waits for it for so many seconds. Raises NoToken when there is no token within `seconds`, or an
+    error instead of one.
     """
     deadline = time.monotonic() + seconds
     while not trouble(_TICK):
@@ -38,7 +40,7 @@ def wait_for_token(
         if not _answers(address):
             continue
         result = _ask(open_probe(), trouble, left)
-        if result.outcome == "works":
+        if result.outcome == "works" and all(map(_listens, others)):
             return True
         if result.outcome in ("fails", "stalled"):
             raise NoToken(f"the server started but generates nothing: {_without_hint(result.message)}")
@@ -68,6 +70,15 @@ def _answers(address: str) -> bool:
         return True
     except OSError:
         return False
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _without_hint(message: str) -> str:

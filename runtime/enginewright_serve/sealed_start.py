@@ -21,8 +21,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-__all__: list[str] = []
-
 _PLACE = re.compile("@(ENGINEWRIGHT_[A-Z_]+)@")
 _PR_SET_PTRACER = 0x59616D61
 _START_SECONDS, _TICK, _PARSE_SECONDS = 60.0, 0.005, 0.2
@@ -76,9 +74,9 @@ def _wipe(server: int, secrets: Iterable[str]) -> None:
         memory.seek(start)
         arguments = memory.read(end - start)
         for secret in secrets:
-            arguments = arguments.replace(secret.encode(), b"*" * len(secret))
-        memory.seek(start)
-        memory.write(arguments)
+            for place in re.finditer(re.escape(secret.encode()), arguments):
+                memory.seek(start + place.start())
+                memory.write(b"*" * len(secret))
 
 
 if __name__ == "__main__":

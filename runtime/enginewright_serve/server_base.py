@@ -220,7 +220,11 @@ class ServerBase(ABC):
     def _wait_until_ready(self, process: TritonProcess) -> None:
         try:
             if wait_for_token(
-                self.open_probe, self.grpc_address, process.trouble, seconds=self._ready_timeout
+                self.open_probe,
+                self.grpc_address,
+                process.trouble,
+                seconds=self._ready_timeout,
+                others=[address for address in (self.metrics_address, self.http_address) if address],
             ):
                 return
         except NoToken as error:

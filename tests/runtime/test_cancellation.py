@@ -10,6 +10,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,8 +50,10 @@ def close_the_client(address: str) -> None:
 
 
 def run_out_of_time(address: str) -> None:
-    with TritonClient(address, timeout=Timeout(total=2)) as client, pytest.raises(RequestTimeout):
-        list(client.stream("a", LONG))
+    with TritonClient(address) as client:
+        limit = Timeout(total=part_of_an_answer(client))
+        with pytest.raises(RequestTimeout):
+            list(client.stream("a", LONG, timeout=limit))
 
 
 def cancel_the_task(address: str) -> None:
@@ -112,11 +115,12 @@ def test_streams_that_wait_for_a_slot_are_given_up_as_well(server: TritonServer)
 def test_a_deadline_counts_the_time_in_the_queue(server: TritonServer) -> None:
     before = metric(server, f"{FREED}_count")
     with TritonClient(server.grpc_address) as client:
+        limit = Timeout(total=part_of_an_answer(client))
         answers = [client.stream("a", LONG) for _ in range(4)]
         for answer in answers:
             next(answer)
         with pytest.raises(RequestTimeout, match="no complete answer"):
-            client.generate("a", LONG, timeout=Timeout(total=2))
+            client.generate("a", LONG, timeout=limit)
         for answer in answers:
             answer.close()
     frees(server, before + 5)
@@ -133,6 +137,13 @@ def test_a_peer_that_falls_silent_is_given_up(tiny_repository: Path, monkeypatch
         process.kill()
         # Triton 2.51 never forgets a stream that was cancelled with responses unread, and would wait for it.
         server.stop(kill=True)
+
+
+def part_of_an_answer(client: TritonClient) -> float:
+    """Seconds that a quarter of a long answer takes, on this machine at this moment."""
+    started = time.monotonic()
+    client.generate("a", SamplingParams(max_tokens=200, min_tokens=200, temperature=0.0))
+    return 5 * (time.monotonic() - started)
 
 
 def frees(server: TritonServer, count: int) -> None:
