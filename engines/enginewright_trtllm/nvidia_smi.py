@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ NVIDIA_SMI = (
     "--query-gpu=name,memory.total,compute_cap,driver_version",
     "--format=csv,noheader,nounits",
 )
+_CAPABILITY = re.compile(r"[0-9]{1,3}(\.[0-9])?")
 _SECONDS = 60
 
 
@@ -25,7 +27,7 @@ def parse_nvidia_smi(output: str) -> list[dict[str, Any]]:
     gpus: list[dict[str, Any]] = []
     for line in output.splitlines():
         name, *parts = [part.strip() for part in line.split(",")]
-        if len(parts) in (2, 3) and parts[0].isdigit():
+        if len(parts) in (2, 3) and parts[0].isdecimal() and _CAPABILITY.fullmatch(parts[1]):
             major, _, minor = parts[1].partition(".")
             gpu = {"name": name, "memory_mib": int(parts[0]), "sm": int(major) * 10 + int(minor or 0)}
             gpus.append(gpu | ({"driver": parts[2]} if len(parts) == 3 else {}))

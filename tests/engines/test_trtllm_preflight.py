@@ -439,6 +439,7 @@ def test_what_is_not_known_is_not_compared() -> None:
 def test_gpus_are_read_from_nvidia_smi() -> None:
     output = (
         "NVIDIA H100 80GB HBM3, 81559, 9.0\nNVIDIA GeForce RTX 5090, 32607, 12.0\n\nNo devices were found\n"
+        "NVIDIA H100 80GB HBM3, 81559, [N/A]\n"
     )
     assert parse_nvidia_smi(output) == [
         H100,
