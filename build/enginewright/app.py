@@ -10,6 +10,7 @@ from enginewright import __version__
 from enginewright.commands.ask import ask
 from enginewright.commands.bench import bench_app
 from enginewright.commands.build import build
+from enginewright.commands.cache import list_cache, prune
 from enginewright.commands.chat import chat
 from enginewright.commands.check import check
 from enginewright.commands.compare import compare
@@ -57,6 +58,10 @@ _deploy = _make("""Write the files that serve a repository of TensorRT-LLM engin
 _deploy.command("compose", no_args_is_help=True)(compose)
 _deploy.command("k8s", no_args_is_help=True)(k8s)
 app.add_typer(_deploy, name="deploy")
+_cache = _make("""See and shrink what builds keep: the result of every stage.""")
+_cache.command("list")(list_cache)
+_cache.command("prune", no_args_is_help=True)(prune)
+app.add_typer(_cache, name="cache")
 build_engine_app.command(no_args_is_help=True)(build)
 
 

@@ -130,6 +130,8 @@ class Cache:
                 found = self._build(request, place, make)
             lock.share()
             self._held.push(attempt.pop_all())
+        with suppress(OSError):  # a cache that may only be read
+            os.utime(place / "entry.json")  # when it was last used: what `prune_cache` goes by
         return found
 
     def peek(self, request: StageRequest) -> str | None:

@@ -13,7 +13,8 @@ from enginewright_trtllm.check_environment import check_environment
 from enginewright_trtllm.container import SERVER_USER
 from enginewright_trtllm.docker_host import check_docker
 from enginewright_trtllm.finding import Finding
-from enginewright_trtllm.read_environment import installed_release, read_gpus
+from enginewright_trtllm.installed_release import installed_release
+from enginewright_trtllm.nvidia_smi import read_gpus
 from enginewright_trtllm.readable import unreadable
 from enginewright_trtllm.target import TrtllmTarget
 from enginewright_trtllm.versions import container_image, release_of_container

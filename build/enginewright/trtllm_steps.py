@@ -23,7 +23,7 @@ from enginewright_trtllm.build_command import build_flags
 from enginewright_trtllm.build_environment import BuildEnvironment, engine_record
 from enginewright_trtllm.build_script import BUILD_SCRIPT, render_build_script
 from enginewright_trtllm.check_engine import engine_problem
-from enginewright_trtllm.engine_makers import EngineMaker
+from enginewright_trtllm.engine_makers import EngineJob, EngineMaker
 from enginewright_trtllm.target import TrtllmTarget, Variant
 
 from enginewright.cache import Made, StageRequest
@@ -115,7 +115,7 @@ def compile_step(
 
     def make(folders: Inputs, out: Path, advance: Advance) -> Made:
         rank_files = folders["checkpoint"] / variant.name
-        memory = maker.make(
+        job = EngineJob(
             target,
             variant,
             rank_files,
@@ -123,6 +123,7 @@ def compile_step(
             log=logs / f"{variant.name}-{request.key[:12]}.log",
             progress=lambda fraction: advance(round(1000 * fraction), 1000),
         )
+        memory = maker.make(job)
         problem = engine_problem(out, rank_files, target, variant)
         if problem is not None:
             raise StageFailed(

@@ -33,7 +33,7 @@ def format_bytes(size: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """ "0.3 s", "42 s", "3 min 20 s" or "2 h 5 min"."""
+    """ "0.3 s", "42 s", "3 min 20 s", "2 h 5 min" or "3 d 4 h"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 120:
@@ -41,4 +41,5 @@ def format_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"

@@ -12,8 +12,8 @@ import shlex
 from collections.abc import Mapping
 
 from enginewright_trtllm.build_command import build_command
-from enginewright_trtllm.check_environment import NVIDIA_SMI
 from enginewright_trtllm.container import build_container
+from enginewright_trtllm.nvidia_smi import NVIDIA_SMI
 from enginewright_trtllm.target import TrtllmTarget, Variant
 from enginewright_trtllm.versions import container_image, release_of_container
 

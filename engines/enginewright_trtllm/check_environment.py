@@ -12,32 +12,13 @@ from typing import Any
 from enginewright_trtllm.finding import Finding, error, warning
 from enginewright_trtllm.versions import CONTAINERS, container_image
 
-__all__ = ["NVIDIA_SMI", "check_environment", "parse_nvidia_smi"]
+__all__ = ["check_environment"]
 
 # By CUDA's major version, from NVIDIA's compatibility guide. Older drivers need the compatibility libraries
 # that NVIDIA's images bring, which work on data centre cards only.
 _MIN_DRIVER = {"12": 525, "13": 580}
 # What drivers and ECC keep of the same card differs by less; other cards differ by more.
 _SAME_CARD = 0.98
-
-NVIDIA_SMI = (
-    "nvidia-smi",
-    "--query-gpu=name,memory.total,compute_cap,driver_version",
-    "--format=csv,noheader,nounits",
-)
-
-
-def parse_nvidia_smi(output: str) -> list[dict[str, Any]]:
-    """The `gpus` of an environment from the output of `NVIDIA_SMI`: name, memory_mib, sm, driver if it is
-    given."""
-    gpus: list[dict[str, Any]] = []
-    for line in output.splitlines():
-        name, *parts = [part.strip() for part in line.split(",")]
-        if len(parts) in (2, 3) and parts[0].isdigit():
-            major, _, minor = parts[1].partition(".")
-            gpu = {"name": name, "memory_mib": int(parts[0]), "sm": int(major) * 10 + int(minor or 0)}
-            gpus.append(gpu | ({"driver": parts[2]} if len(parts) == 3 else {}))
-    return gpus
 
 
 def check_environment(engine: Mapping[str, Any], environment: Mapping[str, Any]) -> tuple[Finding, ...]:

@@ -22,30 +22,32 @@ from enginewright_trtllm.container import build_container
 from enginewright_trtllm.run_builder import run_builder
 from enginewright_trtllm.target import TrtllmTarget, Variant
 
-__all__ = ["Container", "EngineMaker", "LocalBuilder", "ScriptEngines"]
+__all__ = ["Container", "EngineJob", "EngineMaker", "LocalBuilder", "ScriptEngines"]
 
-Progress = Callable[[float], None]
+
+@dataclass(frozen=True, slots=True)
+class EngineJob:
+    """One engine to make: of `variant` from its `checkpoint` into the empty folder `out`.
+
+    log: a file that may be written. progress: is given the share that is done.
+    """
+
+    target: TrtllmTarget
+    variant: Variant
+    checkpoint: Path
+    out: Path
+    log: Path
+    progress: Callable[[float], None]
 
 
 class EngineMaker(Protocol):
-    """`make` writes config.json and rank{N}.engine of `variant` into the empty folder `out`.
-
-    log: a file that may be written. It returns what a builder said of its memory, None if none ran.
-    """
+    """`make` writes config.json and rank{N}.engine. It returns what a builder said of its memory, None if
+    none ran."""
 
     @property
     def environment(self) -> BuildEnvironment: ...
 
-    def make(
-        self,
-        target: TrtllmTarget,
-        variant: Variant,
-        checkpoint: Path,
-        out: Path,
-        *,
-        log: Path,
-        progress: Progress,
-    ) -> BuildMemory | None: ...
+    def make(self, job: EngineJob) -> BuildMemory | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +56,20 @@ class LocalBuilder:
 
     environment: BuildEnvironment
 
-    def make(
-        self,
-        target: TrtllmTarget,
-        variant: Variant,
-        checkpoint: Path,
-        out: Path,
-        *,
-        log: Path,
-        progress: Progress,
-    ) -> BuildMemory | None:
+    def make(self, job: EngineJob) -> BuildMemory | None:
         command = build_command(
-            target,
-            variant,
-            checkpoint=str(checkpoint),
-            output=str(out),
-            timing_cache=str(log.with_suffix(".timing")),
+            job.target,
+            job.variant,
+            checkpoint=str(job.checkpoint),
+            output=str(job.out),
+            timing_cache=str(job.log.with_suffix(".timing")),
         )
         return run_builder(
-            command, log, world_size=target.world_size, progress=progress, env={"HF_HUB_OFFLINE": "1"}
+            command,
+            job.log,
+            world_size=job.target.world_size,
+            progress=job.progress,
+            env={"HF_HUB_OFFLINE": "1"},
         )
 
 
@@ -82,28 +79,19 @@ class Container:
 
     environment: BuildEnvironment
 
-    def make(
-        self,
-        target: TrtllmTarget,
-        variant: Variant,
-        checkpoint: Path,
-        out: Path,
-        *,
-        log: Path,
-        progress: Progress,
-    ) -> BuildMemory | None:
-        name = f"enginewright-{log.stem}"
+    def make(self, job: EngineJob) -> BuildMemory | None:
+        name = f"enginewright-{job.log.stem}"
         command = build_container(
-            target,
-            variant,
-            checkpoint=str(checkpoint),
-            output=str(out),
+            job.target,
+            job.variant,
+            checkpoint=str(job.checkpoint),
+            output=str(job.out),
             user=f"{os.getuid()}:{os.getgid()}",
             name=name,
         )
         _remove(name)  # a client that was killed leaves its container running
         try:
-            return run_builder(command, log, world_size=target.world_size, progress=progress)
+            return run_builder(command, job.log, world_size=job.target.world_size, progress=job.progress)
         except BaseException:
             _remove(name)
             raise
@@ -116,22 +104,13 @@ class ScriptEngines:
     environment: BuildEnvironment
     folder: Path
 
-    def make(
-        self,
-        target: TrtllmTarget,
-        variant: Variant,
-        checkpoint: Path,
-        out: Path,
-        *,
-        log: Path,
-        progress: Progress,
-    ) -> BuildMemory | None:
-        for file in (self.folder / engine_folder(variant)).iterdir():
+    def make(self, job: EngineJob) -> BuildMemory | None:
+        for file in (self.folder / engine_folder(job.variant)).iterdir():
             try:
-                os.link(file, out / file.name)
+                os.link(file, job.out / file.name)
             except OSError:
-                shutil.copyfile(file, out / file.name)
-        progress(1.0)
+                shutil.copyfile(file, job.out / file.name)
+        job.progress(1.0)
         return None
 
 

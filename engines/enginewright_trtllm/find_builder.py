@@ -7,12 +7,13 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from enginewright_errors import UsageError
+from enginewright_errors import StageFailed, UsageError
 
 from enginewright_trtllm.build_environment import BuildEnvironment, check_build_environment
-from enginewright_trtllm.check_environment import NVIDIA_SMI, parse_nvidia_smi
 from enginewright_trtllm.engine_makers import Container, LocalBuilder
+from enginewright_trtllm.nvidia_smi import read_gpus
 from enginewright_trtllm.target import TrtllmTarget
 from enginewright_trtllm.versions import release_of_container
 
@@ -35,7 +36,7 @@ def find_builder(target: TrtllmTarget, *, container: bool) -> LocalBuilder | Con
     or a GPU that is not the target's.
     """
     builder = shutil.which("trtllm-build")
-    gpus = tuple(parse_nvidia_smi(_output(NVIDIA_SMI)))
+    gpus = _gpus()
     if container:
         if shutil.which("docker") is None or not gpus:
             missing = "docker" if shutil.which("docker") is None else "a GPU that nvidia-smi lists"
@@ -58,6 +59,14 @@ def find_builder(target: TrtllmTarget, *, container: bool) -> LocalBuilder | Con
     environment = BuildEnvironment(tensorrt_llm or "of unknown version", tensorrt or None, gpus)
     check_build_environment(target, environment)
     return LocalBuilder(environment)
+
+
+def _gpus() -> tuple[dict[str, Any], ...]:
+    """None where there is no driver, or one that does not work: engines are then built elsewhere."""
+    try:
+        return tuple(read_gpus())
+    except StageFailed:
+        return ()
 
 
 def _versions(builder: Path) -> tuple[str, str]:

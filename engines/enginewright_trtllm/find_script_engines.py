@@ -8,8 +8,8 @@ from pathlib import Path
 from enginewright_trtllm.build_environment import BuildEnvironment, check_build_environment
 from enginewright_trtllm.build_script import engine_folder, script_record
 from enginewright_trtllm.check_engine import engine_problem
-from enginewright_trtllm.check_environment import parse_nvidia_smi
 from enginewright_trtllm.engine_makers import ScriptEngines
+from enginewright_trtllm.nvidia_smi import parse_nvidia_smi
 from enginewright_trtllm.target import TrtllmTarget, Variant
 
 __all__ = ["find_script_engines"]

@@ -15,10 +15,11 @@ from enginewright_model import ModelSpec, RopeSpec
 from enginewright_trtllm.build_command import build_command
 from enginewright_trtllm.check_build_flags import check_build_flags
 from enginewright_trtllm.check_checkpoint_config import check_checkpoint_config
-from enginewright_trtllm.check_environment import check_environment, parse_nvidia_smi
+from enginewright_trtllm.check_environment import check_environment
 from enginewright_trtllm.check_repository import check_repository
 from enginewright_trtllm.config import CONFIG_KEYS, QWEN_KEYS, render_config
 from enginewright_trtllm.finding import Finding, errors_of, require_no_errors
+from enginewright_trtllm.nvidia_smi import parse_nvidia_smi
 from enginewright_trtllm.parallel import Parallel
 from enginewright_trtllm.preflight import RULES, preflight
 from enginewright_trtllm.quantization import quantization_of
@@ -438,6 +439,7 @@ def test_what_is_not_known_is_not_compared() -> None:
 def test_gpus_are_read_from_nvidia_smi() -> None:
     output = (
         "NVIDIA H100 80GB HBM3, 81559, 9.0\nNVIDIA GeForce RTX 5090, 32607, 12.0\n\nNo devices were found\n"
+        "NVIDIA H100 80GB HBM3, 81559, [N/A]\n"
     )
     assert parse_nvidia_smi(output) == [
         H100,

@@ -10,6 +10,7 @@ from enginewright_errors import UsageError
 
 from enginewright.commands import options
 from enginewright.commands.plan import show_plan, show_trtllm_plan
+from enginewright.commands.recipe_flags import RecipeFlags, takes_recipe_flags
 from enginewright.handoff import Handoff, read_handoff
 from enginewright.interrupt import interruptible
 from enginewright.progress import Reporter
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["build", "run_build"]
 
 
+@takes_recipe_flags
 def build(
     recipe: options.RecipeArgument,
     output: options.Output = None,
@@ -30,20 +32,12 @@ def build(
     force: Annotated[bool, typer.Option("--force", help="Build even if the plan does not fit.")] = False,
     json_lines: options.JsonOption = False,
     memory_bandwidth: options.BandwidthOption = None,
-    qformat: options.QFormat = None,
-    group_size: options.GroupSize = None,
-    max_seq_len: options.MaxSeqLen = None,
-    max_num_tokens: options.MaxNumTokens = None,
-    max_batch_size: options.MaxBatchSize = None,
-    calib_size: options.CalibSize = None,
-    revision: options.Revision = None,
-    tp_size: options.TpSize = None,
-    gpu: options.GpuOption = None,
     container: Annotated[
         bool,
         typer.Option("--container", help="TensorRT-LLM: run trtllm-build by docker."),
     ] = False,
-    sets: options.SetOption = None,
+    *,
+    flags: RecipeFlags,
 ) -> None:
     """Build a verified Triton model repository from a recipe or a checkpoint.
 
@@ -64,18 +58,6 @@ def build(
         build-engine qwq-32b-fp8-h100 --container           TensorRT-LLM, on a machine with the GPU
         build-engine ./qwq-32b-fp8-h100 --container         goes on with checkpoints from elsewhere
     """
-    flags = options.RecipeFlags(
-        qformat=qformat,
-        group_size=group_size,
-        max_seq_len=max_seq_len,
-        max_num_tokens=max_num_tokens,
-        max_batch_size=max_batch_size,
-        calib_size=calib_size,
-        revision=revision,
-        tp_size=tp_size,
-        gpu=gpu,
-        sets=sets or (),
-    )
     read_bandwidth = options.bandwidth(memory_bandwidth)
     with options.reporting(json_lines) as reporter:
         loaded = flags.load(recipe)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from enginewright.commands import options
+from enginewright.commands.recipe_flags import RecipeFlags, takes_recipe_flags
 
 __all__ = ["check"]
 
 
+@takes_recipe_flags
 def check(
     recipe: options.RecipeArgument,
     json_lines: options.JsonOption = False,
-    qformat: options.QFormat = None,
-    group_size: options.GroupSize = None,
-    gpu: options.GpuOption = None,
-    tp_size: options.TpSize = None,
-    max_seq_len: options.MaxSeqLen = None,
-    max_num_tokens: options.MaxNumTokens = None,
-    max_batch_size: options.MaxBatchSize = None,
-    calib_size: options.CalibSize = None,
-    sets: options.SetOption = None,
+    *,
+    flags: RecipeFlags,
 ) -> None:
     """Check and price a TensorRT-LLM recipe without a GPU: memory, KV tokens, speed limits, traps, flags.
 
@@ -34,17 +29,6 @@ def check(
     from enginewright.trtllm_plan import require_sound
     from enginewright.trtllm_plan_text import flag_rows, trtllm_plan_text
 
-    flags = options.RecipeFlags(
-        qformat=qformat,
-        group_size=group_size,
-        max_seq_len=max_seq_len,
-        max_num_tokens=max_num_tokens,
-        max_batch_size=max_batch_size,
-        calib_size=calib_size,
-        tp_size=tp_size,
-        gpu=gpu,
-        sets=sets or (),
-    )
     with options.reporting(json_lines) as reporter:
         loaded = flags.load_trtllm(recipe)
         plan = plan_trtllm(loaded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from enginewright.commands import options
+from enginewright.commands.recipe_flags import RecipeFlags, takes_recipe_flags
 from enginewright.handoff import Handoff, read_handoff
 from enginewright.progress import Reporter
 from enginewright.recipe import Recipe
@@ -13,21 +14,14 @@ from enginewright.trtllm_recipe import TrtllmRecipe
 __all__ = ["plan", "show_plan", "show_trtllm_plan"]
 
 
+@takes_recipe_flags
 def plan(
     recipe: options.RecipeArgument,
     output: options.Output = None,
     json_lines: options.JsonOption = False,
     memory_bandwidth: options.BandwidthOption = None,
-    qformat: options.QFormat = None,
-    group_size: options.GroupSize = None,
-    max_seq_len: options.MaxSeqLen = None,
-    max_num_tokens: options.MaxNumTokens = None,
-    max_batch_size: options.MaxBatchSize = None,
-    calib_size: options.CalibSize = None,
-    revision: options.Revision = None,
-    tp_size: options.TpSize = None,
-    gpu: options.GpuOption = None,
-    sets: options.SetOption = None,
+    *,
+    flags: RecipeFlags,
 ) -> None:
     """Price a build without building: memory, disk and time of each stage, tokens that fit, the speed limit.
 
@@ -39,18 +33,6 @@ def plan(
         enginewright plan Qwen/QwQ-32B --qformat fp8 --json
         enginewright plan Qwen/QwQ-32B --gpu H100-80 --tp-size 2
     """
-    flags = options.RecipeFlags(
-        qformat=qformat,
-        group_size=group_size,
-        max_seq_len=max_seq_len,
-        max_num_tokens=max_num_tokens,
-        max_batch_size=max_batch_size,
-        calib_size=calib_size,
-        revision=revision,
-        tp_size=tp_size,
-        gpu=gpu,
-        sets=sets or (),
-    )
     read_bandwidth = options.bandwidth(memory_bandwidth)
     with options.reporting(json_lines) as reporter:
         loaded = flags.load(recipe)

@@ -1,25 +1,37 @@
-"""What this machine has for an engine: its GPUs by nvidia-smi, and the TensorRT-LLM that is installed."""
+"""The GPUs of this machine, by nvidia-smi."""
 
 from __future__ import annotations
 
-import importlib.metadata
+import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from enginewright_errors import StageFailed, UsageError
 
-from enginewright_trtllm.check_environment import NVIDIA_SMI, parse_nvidia_smi
-from enginewright_trtllm.versions import CONTAINERS
+__all__ = ["NVIDIA_SMI", "parse_nvidia_smi", "read_gpus"]
 
-__all__ = ["installed_release", "read_gpus"]
-
+NVIDIA_SMI = (
+    "nvidia-smi",
+    "--query-gpu=name,memory.total,compute_cap,driver_version",
+    "--format=csv,noheader,nounits",
+)
+_CAPABILITY = re.compile(r"[0-9]{1,3}(\.[0-9])?")
 _SECONDS = 60
-# Where NVIDIA's images install Python packages; this program may run in an environment of its own.
-_SYSTEM_PACKAGES = ("/usr/local/lib", "python3*/dist-packages")
+
+
+def parse_nvidia_smi(output: str) -> list[dict[str, Any]]:
+    """The `gpus` of an environment from the output of `NVIDIA_SMI`: name, memory_mib, sm, driver if it is
+    given."""
+    gpus: list[dict[str, Any]] = []
+    for line in output.splitlines():
+        name, *parts = [part.strip() for part in line.split(",")]
+        if len(parts) in (2, 3) and parts[0].isdecimal() and _CAPABILITY.fullmatch(parts[1]):
+            major, _, minor = parts[1].partition(".")
+            gpu = {"name": name, "memory_mib": int(parts[0]), "sm": int(major) * 10 + int(minor or 0)}
+            gpus.append(gpu | ({"driver": parts[2]} if len(parts) == 3 else {}))
+    return gpus
 
 
 def read_gpus(chosen: Sequence[int] = ()) -> list[dict[str, Any]]:
@@ -50,20 +62,6 @@ def read_gpus(chosen: Sequence[int] = ()) -> list[dict[str, Any]]:
                 hint="give indices as nvidia-smi counts them, like 0,1",
             )
     return [gpus[index] for index in chosen] if chosen else gpus
-
-
-def installed_release() -> dict[str, Any]:
-    """tensorrt_llm, tensorrt and cuda of what is installed here; without what is not known."""
-    folder, pattern = _SYSTEM_PACKAGES
-    places = [*sys.path, *map(str, sorted(Path(folder).glob(pattern)))]
-    found: dict[str, Any] = {}
-    for name in ("tensorrt_llm", "tensorrt"):
-        for package in importlib.metadata.distributions(name=name, path=places):
-            found.setdefault(name, package.version)
-    known = [release for release in CONTAINERS.values() if release.tensorrt_llm == found.get("tensorrt_llm")]
-    if known and known[-1].cuda:
-        found["cuda"] = known[-1].cuda
-    return found
 
 
 def _broken(said: str) -> StageFailed:
