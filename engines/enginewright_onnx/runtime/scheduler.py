@@ -2,7 +2,7 @@
 
 A request waits (in order of arrival) until fewer sequences are admitted than there are rows; then its
 prompt is computed in chunks (prefill); then it decodes, one token a step, together with all others that
-decode.
+decode. (Alone it may get several in a step: see `draft`.)
 
 * One prefill chunk alternates with one decode step of all decoding sequences, so a long prompt slows
   streams down and never stops them. (GroupQueryAttention takes several tokens with a past for one row
