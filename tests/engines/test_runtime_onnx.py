@@ -18,6 +18,7 @@ from enginewright_errors import CheckpointError, DoesNotFit, StageFailed
 from enginewright_onnx import EngineOptions, LongContext, runtime, write_engine
 from enginewright_onnx.runtime import (
     Engine,
+    Generation,
     GenerationRequest,
     ModelSession,
     RequestHandle,
@@ -26,6 +27,7 @@ from enginewright_onnx.runtime import (
     read_engine_config,
     score,
 )
+from enginewright_onnx.runtime.draft import Drafter
 from numpy.typing import NDArray
 
 LONG = LongContext(max_seq_len=192, factor=4.0, original_max_position_embeddings=48)
@@ -167,6 +169,27 @@ def test_a_requests_tokens_do_not_depend_on_its_neighbours(engine_dir: Path, reu
         assert mine == (expected[: len(mine)] if index in fuzz.cancel_after else expected), index
     assert (stats.active, stats.waiting, stats.kv_tokens_used) == (0, 0, 0)
     assert (stats.reused_tokens > 0) == reuse
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_drafts_save_steps_and_change_no_token(
+    engine_dir: Path, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three tokens are left to say, so the text repeats itself.
+    vocab_size = read_engine_config(engine_dir).vocab_size
+    others = tuple((token,) for token in range(vocab_size) if token not in (5, 6, 7))
+    sampling = SamplingParams(60, temperature, bad_token_sequences=others, seed=1, logprobs=True)
+
+    def answer() -> tuple[Generation, int]:
+        with Engine.open(engine_dir, threads=2) as engine:
+            return engine.generate(ids_of(6, 20), sampling), engine.stats().steps
+
+    drafted, few_steps = answer()
+    monkeypatch.setattr(Drafter, "propose", lambda self, tokens, limit: tokens[:0])
+    plain, steps = answer()
+    assert drafted.token_ids == plain.token_ids
+    np.testing.assert_allclose(drafted.logprobs or (), plain.logprobs or (), atol=1e-4)
+    assert few_steps < steps - 5
 
 
 def test_the_turns_of_a_chat_are_the_same_with_and_without_reuse(engine_dir: Path) -> None:

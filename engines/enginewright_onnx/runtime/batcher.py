@@ -1,8 +1,9 @@
 """The in-flight batcher: one step of the model at a time, single-threaded.
 
-`step` asks the scheduler for work, runs the model, samples, and tells each request of its new token. What
-fails is contained: a row that cannot be sampled ends its own request, a failing model call ends the
-requests that were in it, and several failing calls in a row break the engine.
+`step` asks the scheduler for work, runs the model, samples, and tells each request of its new token; a
+request that decodes alone may get several (see `draft`). What fails is contained: a row that cannot be
+sampled ends its own request, a failing model call ends the requests that were in it, and several failing
+calls in a row break the engine.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from enginewright_onnx.runtime.request import FinishReason, TokenEvent
 from enginewright_onnx.runtime.sampler import Sampled, sample
-from enginewright_onnx.runtime.scheduler import DecodeStep, PrefillChunk, Scheduler
+from enginewright_onnx.runtime.scheduler import DecodeStep, PrefillChunk, Scheduler, row_of
 from enginewright_onnx.runtime.sequence import Sequence
 from enginewright_onnx.runtime.slots import RowMemory, Slots
 
@@ -116,6 +117,9 @@ class Batcher:
                 self.scheduler.start_decoding(sequence)
 
     def _decode(self, sequences: tuple[Sequence, ...]) -> None:
+        if len(sequences) == 1 and len(draft := sequences[0].draft()):
+            self._decode_draft(sequences[0], draft)
+            return
         lengths = np.array([sequence.length for sequence in sequences])
         try:
             logits = self._model.decode(
@@ -131,6 +135,34 @@ class Batcher:
             if sequence.row is not None:
                 sequence.row.length = sequence.length
         self._deliver(sequences, sample(logits, [sequence.sampler for sequence in sequences]))
+
+    def _decode_draft(self, sequence: Sequence, draft: NDArray[np.int32]) -> None:
+        """A step of the only sequence that decodes, over its last token and the `draft` of the next ones.
+
+        GroupQueryAttention takes several tokens with a past for one row only, so a batch has no drafts.
+        """
+        row, past = row_of(sequence), sequence.length - 1
+        try:
+            logits = self._model.prefill(
+                row.index,
+                np.concatenate([sequence.tokens[past : past + 1], draft]),
+                past=past,
+                rope_offset=sequence.rope_offset,
+                project=len(draft) + 1,
+            )
+        except Exception as error:
+            self._model_failed([sequence], error)
+            return
+        self._failures_in_a_row = 0
+        # Behind the whole draft there is nothing to compare with: -1 is no token.
+        for accepted, drafted in enumerate([*draft.tolist(), -1]):
+            row.length = sequence.length
+            self._deliver([sequence], sample(logits[accepted : accepted + 1], [sequence.sampler]))
+            if sequence.finish_reason is not None:
+                return
+            if sequence.tokens[sequence.length - 1] != drafted:
+                sequence.drafter.learn(len(draft), accepted)
+                return
 
     def _deliver(self, sequences: Iterable[Sequence], choices: Iterable[Sampled]) -> None:
         now = time.monotonic_ns()

@@ -2,7 +2,7 @@
 
 A request waits (in order of arrival) until fewer sequences are admitted than there are rows; then its
 prompt is computed in chunks (prefill); then it decodes, one token a step, together with all others that
-decode.
+decode. (Alone it may get several in a step: see `draft`.)
 
 * One prefill chunk alternates with one decode step of all decoding sequences, so a long prompt slows
   streams down and never stops them. (GroupQueryAttention takes several tokens with a past for one row
@@ -83,7 +83,7 @@ class Scheduler:
     def start_decoding(self, sequence: Sequence) -> None:
         """Move a sequence whose prompt is computed behind the decoding ones."""
         self.prefilling.remove(sequence)
-        self.slots.place(_row_of(sequence), len(self.decoding))
+        self.slots.place(row_of(sequence), len(self.decoding))
         self.decoding.append(sequence)
 
     def remove(self, sequence: Sequence, *, keep: bool = True) -> None:
@@ -101,7 +101,7 @@ class Scheduler:
         last = self.decoding.pop()
         if last is not sequence:
             self.decoding[place] = last
-            self.slots.place(_row_of(last), place)
+            self.slots.place(row_of(last), place)
 
     def _next_prompt(self) -> Sequence:
         self._oldest_last = not self._oldest_last
@@ -118,7 +118,8 @@ class Scheduler:
         return PrefillChunk(sequence, sequence.row, start, start + -(-left // chunks))
 
 
-def _row_of(sequence: Sequence) -> Row:
+def row_of(sequence: Sequence) -> Row:
+    """The row that `sequence` owns; LookupError when it has none."""
     if sequence.row is None:
         raise LookupError(f"sequence {sequence.request_id!r} has no row")
     return sequence.row

@@ -10,6 +10,7 @@ import numpy as np
 from enginewright_errors import UsageError
 from numpy.typing import NDArray
 
+from enginewright_onnx.runtime.draft import Drafter
 from enginewright_onnx.runtime.engine_config import EngineConfig
 from enginewright_onnx.runtime.request import (
     FinishReason,
@@ -38,6 +39,7 @@ class Sequence:
     end_ids: frozenset[int]
     sampler: SamplerState
     on_event: Callable[[TokenEvent], None]
+    drafter: Drafter = field(default_factory=Drafter)
     row: Row | None = None
     finish_reason: FinishReason | None = None
     arrival_ns: int = field(default_factory=time.monotonic_ns)
@@ -49,6 +51,10 @@ class Sequence:
     def prompt_left(self) -> int:
         """Prompt tokens whose keys and values are not computed yet."""
         return self.prompt_length - (self.row.length if self.row is not None else 0)
+
+    def draft(self) -> NDArray[np.int32]:
+        """The draft of the next tokens, int32; a step adds one of its own, so it leaves room for that."""
+        return self.drafter.propose(self.tokens[: self.length], len(self.tokens) - self.length - 1)
 
     @property
     def times(self) -> RequestTimes:

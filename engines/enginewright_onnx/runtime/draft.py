@@ -1,0 +1,54 @@
+"""Speculative decoding by prompt lookup: a sequence's next tokens are drafted from its own past.
+
+The model reads the draft behind the last token in one call. A drafted token is accepted only when the sampler
+chooses that very token from the logits in front of it, and what follows the first other choice is dropped. So
+every token is drawn as it would be without a draft, greedy or sampled.
+
+Measured with SmolLM2-135M: a drafted token costs 0.2 of a step at INT4, 0.15 at 8 bits, 0.05 in float32. At
+INT4 chats, word problems and edits of a given text gain 1.50, 1.36 and 1.21 times when greedy, 1.13 to 1.25
+at temperature 0.6, nothing at 1; the worst of 90 answers loses 2%. Matches of a single token lost (0.92 of
+the speed on some answers), and so did drafts of a fixed length (0.88).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LONGEST_MATCH = 4
+_SHORTEST_MATCH = 2
+_LONGEST_DRAFT = 8
+
+
+class Drafter:
+    """Drafts for one sequence, as long as the last ones make likely to be accepted."""
+
+    def __init__(self) -> None:
+        self._length = 2
+
+    def propose(self, tokens: NDArray[np.int32], limit: int) -> NDArray[np.int32]:
+        """A draft int32 of at most `limit` tokens to follow `tokens` [L]; empty when their end is new."""
+        return follow_latest_match(tokens, min(self._length, limit))
+
+    def learn(self, drafted: int, accepted: int) -> None:
+        """Twice as long after a draft that was accepted as a whole, else as long as what was accepted."""
+        self._length = min(2 * self._length, _LONGEST_DRAFT) if accepted == drafted else max(accepted, 1)
+
+
+def follow_latest_match(tokens: NDArray[np.int32], limit: int) -> NDArray[np.int32]:
+    """Up to `limit` tokens that followed the end of `tokens` [L] where it stood before.
+
+    The place is the latest of those that agree with the longest end, of 2 to 4 tokens.
+    """
+    places = np.flatnonzero(tokens[:-1] == tokens[-1])
+    matched = 1
+    for back in range(1, _LONGEST_MATCH):
+        reaching = places[places >= back]
+        agreeing = reaching[tokens[reaching - back] == tokens[len(tokens) - 1 - back]]
+        if not len(agreeing):
+            break
+        places, matched = agreeing, back + 1
+    if matched < _SHORTEST_MATCH:
+        return tokens[:0]
+    start = int(places[-1]) + 1
+    return tokens[start : start + max(limit, 0)]
