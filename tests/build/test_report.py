@@ -145,11 +145,14 @@ def test_an_exact_engine_of_the_original_loses_nothing(
         assert group.engine.mean_kl.value < 1e-9 and group.engine.top1.value == 1.0
         assert group.engine.perplexity_ratio.value == pytest.approx(1.0, abs=1e-6)
     for answers in (report.greedy, report.sampled):
-        assert answers is not None and answers.identical is not None
-        assert answers.identical.value == 1.0, "the same weights and seeds give the same answers"
-        assert answers.original_loop_rate == answers.engine_loop_rate
-    assert report.choices is not None and report.choices.engine == report.choices.original
-    assert report.problems is not None and report.problems.engine == report.problems.original
+        assert answers is not None
+        for model in (answers.checkpoint, answers.engine):
+            assert model is not None and model.identical is not None
+            assert model.identical.value == 1.0, "the same weights and seeds give the same answers"
+            assert answers.original_loop_rate == model.loop_rate
+    assert [task.task for task in report.tasks] == ["built-in choices", "built-in problems"]
+    for task in report.tasks:
+        assert task.original == task.checkpoint == task.engine is not None
     assert (report.author, report.note) == ("original", "")
 
 
@@ -195,11 +198,12 @@ def test_an_original_that_does_not_fit_is_measured_without_its_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = measure(quantized("fp8"))
-    monkeypatch.setattr("enginewright.quality.original_engine.available_memory", lambda: 2**20)
+    monkeypatch.setattr("enginewright.quality.exact_engine.available_memory", lambda: 2**20)
     report = measure(quantized("fp8"))
     assert "the original's own answers need" in report.note and "1 MiB are available" in report.note
     assert report.author == "engine" and report.continuations is not None
-    assert report.greedy is not None and report.greedy.first_divergence is None
+    assert report.greedy is not None and report.greedy.engine is not None
+    assert report.greedy.checkpoint is None and report.greedy.engine.first_divergence is None
     assert report.held_out == whole.held_out
 
 

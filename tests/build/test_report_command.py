@@ -62,7 +62,12 @@ def test_the_terminal_shows_the_builds_numbers(run: Command, build: Path) -> Non
     assert (code, errors) == (0, "")
     figure = measured(build)["held_out"]["engine"]["mean_kl"]
     assert f"{figure['value']:#.3g} ({figure['low']:#.3g}-{figure['high']:#.3g})" in out
-    for title in ("Held-out text", "Greedy answers of the original", "Multiple choice", "Costliest layers"):
+    for title in (
+        "Held-out text",
+        "Greedy answers of the original",
+        "Tasks, right answers",
+        "Costliest layers",
+    ):
         assert title in out
     assert "tiny: The gate held." in out
 

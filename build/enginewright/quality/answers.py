@@ -1,15 +1,15 @@
-"""What the original and the engine answer to the same prompts, greedily and sampled."""
+"""What models answer to the same prompts, greedily and sampled."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from enginewright.quality.bootstrap import bootstrap_mean
-from enginewright.quality.figures import Figure, GenerationFigures
+from enginewright.quality.figures import AnswerFigures, Figure, GenerationFigures
 from enginewright.quality.generate import generate
 from enginewright.quality.loops import has_loop
 from enginewright.quality.texts import ReportTexts
@@ -17,7 +17,7 @@ from enginewright.quality.texts import ReportTexts
 if TYPE_CHECKING:
     from enginewright_onnx.runtime import ModelSession
 
-__all__ = ["PROBLEM_TOKENS", "Answers", "compare_answers", "generate_answers"]
+__all__ = ["PROBLEM_TOKENS", "Answers", "Tokens", "compare_answers", "generate_answers"]
 
 Tokens = tuple[int, ...]
 
@@ -54,21 +54,26 @@ def generate_answers(session: ModelSession, texts: ReportTexts, tokens: int) -> 
     return Answers(found[:count], found[count : 2 * count], found[2 * count :])
 
 
-def compare_answers(
-    original: Sequence[Tokens] | None, engine: Sequence[Tokens], tokens: int
-) -> GenerationFigures | None:
-    """original: None where it did not answer. tokens: how long an answer could be. None without answers."""
-    if not engine:
+def compare_answers(answers: Mapping[str, Sequence[Tokens]], tokens: int) -> GenerationFigures | None:
+    """answers: by model, to the same prompts. tokens: how long an answer could be. None without answers."""
+    original = answers.get("original")
+    count = max((len(found) for found in answers.values()), default=0)
+    if not count:
         return None
-    pairs = list(zip(original, engine, strict=True)) if original else []
-    return GenerationFigures(
-        answers=len(engine),
-        tokens=tokens,
-        original_loop_rate=_mean([has_loop(answer) for answer in original]) if original else None,
-        engine_loop_rate=_mean([has_loop(answer) for answer in engine]),
-        first_divergence=_mean([_common(*pair) for pair in pairs]) if pairs else None,
-        identical=_mean([left == right for left, right in pairs]) if pairs else None,
-    )
+
+    def figures(model: str) -> AnswerFigures | None:
+        found = answers.get(model)
+        if found is None:
+            return None
+        pairs = [] if original is None else list(zip(original, found, strict=True))
+        return AnswerFigures(
+            loop_rate=_mean([has_loop(answer) for answer in found]),
+            first_divergence=_mean([_common(*pair) for pair in pairs]) if pairs else None,
+            identical=_mean([left == right for left, right in pairs]) if pairs else None,
+        )
+
+    loops = _mean([has_loop(answer) for answer in original]) if original else None
+    return GenerationFigures(count, tokens, loops, figures("checkpoint"), figures("engine"))
 
 
 def _common(left: Tokens, right: Tokens) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from html import escape
 
 from enginewright.quality.comparison import Comparison, ComparisonRow
@@ -22,7 +23,6 @@ _COLUMNS = (
     "top-1",
     "perplexity",
     "KL of answers",
-    "right answers",
     "tokens/s",
     "streams at once",
 )
@@ -31,6 +31,7 @@ _COLUMNS = (
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """Engines side by side; and, with INT4, what calibration earned."""
     tables = [Table("Engines against the original", _COLUMNS, tuple(map(_engine, comparison.rows)))]
+    tables += _tasks(comparison)
     if comparison.rounding is not None:
         calibrated = [row for row in comparison.rows if row.format == "int4_awq" and not row.failed]
         rows = [
@@ -64,6 +65,18 @@ def comparison_html(comparison: Comparison) -> str:
     )
 
 
+def _tasks(comparison: Comparison) -> Iterator[Table]:
+    """A row a build, a column a task: all builds were asked the same."""
+    asked = [(row.label, row.report.tasks) for row in comparison.rows if row.report is not None]
+    if not asked or not asked[0][1]:
+        return
+    first = asked[0][1]
+    rows = [("original", *(show_percent(task.original) for task in first))]
+    rows += [(label, *(show_percent(task.engine) for task in tasks)) for label, tasks in asked]
+    columns = ("", *(f"{task.task}, {task.items} items" for task in first))
+    yield Table("Tasks, right answers", columns, tuple(rows))
+
+
 def _engine(row: ComparisonRow) -> tuple[str, ...]:
     report = row.report
     if report is None or report.judged is None:
@@ -74,7 +87,6 @@ def _engine(row: ComparisonRow) -> tuple[str, ...]:
         format_bytes(row.weight_bytes),
         *_quality(report.judged),
         show(answers.mean_kl) if answers else _NONE,
-        show_percent(report.choices.engine if report.choices else None),
         _speed(row.one),
         f"{row.several.streams}: {_speed(row.several)}" if row.several else _NONE,
     )

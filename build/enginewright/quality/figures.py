@@ -8,16 +8,20 @@ from typing import Any
 from enginewright_errors import UsageError
 
 __all__ = [
-    "ChoiceFigures",
+    "MODELS",
+    "AnswerFigures",
     "Figure",
     "GenerationFigures",
     "LayerCost",
-    "ProblemFigures",
     "QualityReport",
+    "TaskFigures",
     "TextFigures",
     "TextsFigures",
     "read_quality_report",
 ]
+
+
+MODELS = ("original", "checkpoint", "engine")  # what a report compares, in the order of its columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,39 +67,45 @@ class TextsFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationFigures:
-    """Answers to the prompts, greedy or sampled with one seed a prompt.
+class AnswerFigures:
+    """A model's answers beside the original's; None: the original did not answer here.
 
-    answers: how many, of at most `tokens` tokens. loop_rate: share that run into a loop (`quality.loops`).
-    first_divergence: tokens that the engine's answer begins with as the original's does, mean.
-    identical: share of answers that are the same to the end. None: the original did not generate here.
+    loop_rate: share that run into a loop (`quality.loops`). first_divergence: tokens that an answer begins
+    with as the original's does, mean. identical: share of answers that are the same to the end.
     """
 
-    answers: int
-    tokens: int
-    original_loop_rate: Figure | None
-    engine_loop_rate: Figure
+    loop_rate: Figure
     first_divergence: Figure | None
     identical: Figure | None
 
 
 @dataclass(frozen=True, slots=True)
-class ChoiceFigures:
-    """Accuracy on multiple choice: the answer is the choice with the best log-probability a byte."""
+class GenerationFigures:
+    """Answers to the prompts, greedy or sampled with one seed a prompt: how many, of at most `tokens` tokens.
 
-    items: int
-    original: Figure
-    checkpoint: Figure | None
-    engine: Figure | None
+    checkpoint, engine: None where it did not answer, as the original's loop rate.
+    """
+
+    answers: int
+    tokens: int
+    original_loop_rate: Figure | None
+    checkpoint: AnswerFigures | None
+    engine: AnswerFigures | None
 
 
 @dataclass(frozen=True, slots=True)
-class ProblemFigures:
-    """Accuracy on word problems. original: None where it did not generate here."""
+class TaskFigures:
+    """Accuracy on one task; None where a model did not answer.
 
-    problems: int
+    Of multiple choice, the answer is the choice with the best log-probability a byte; of word problems, the
+    last number that is generated.
+    """
+
+    task: str
+    items: int
     original: Figure | None
-    engine: Figure
+    checkpoint: Figure | None
+    engine: Figure | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +130,7 @@ class QualityReport:
     continuations: TextsFigures | None
     greedy: GenerationFigures | None
     sampled: GenerationFigures | None
-    choices: ChoiceFigures | None
-    problems: ProblemFigures | None
+    tasks: tuple[TaskFigures, ...]
     layers: tuple[LayerCost, ...]
     note: str
 

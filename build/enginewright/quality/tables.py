@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from enginewright.quality.figures import Figure, GenerationFigures, TextFigures, TextsFigures
+from enginewright.quality.figures import (
+    Figure,
+    GenerationFigures,
+    QualityReport,
+    TextFigures,
+    TextsFigures,
+)
 from enginewright.quality.gate import GateBounds
 from enginewright.quality.record import QualityRecord
 
@@ -21,6 +27,7 @@ _ROWS = (
     "top-1 agreement",
     "top-5 agreement",
 )
+_MODELS = ("", "original", "quantized", "engine")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +47,16 @@ def quality_tables(record: QualityRecord) -> list[Table]:
     if report.continuations is not None:
         title = f"Greedy answers of the {report.author}, {report.continuations.positions:,} positions"
         tables.append(_texts(title, report.continuations, None))
-    answers = [(name, figures) for name, figures in _answers(record) if figures is not None]
-    if answers:
-        tables.append(_generations(answers))
-    if report.problems is not None:
-        right = report.problems
-        cells = ("right", show_percent(right.original), show_percent(right.engine))
-        tables.append(Table(f"{right.problems} word problems", ("", "original", "engine"), (cells,)))
-    if report.choices is not None:
-        found = report.choices
-        row = ("right", *(show_percent(item) for item in (found.original, found.checkpoint, found.engine)))
-        columns = ("", "original", "quantized", "engine")
-        tables.append(Table(f"Multiple choice, {found.items} items", columns, (row,)))
+    tables += _generations(report)
+    if report.tasks:
+        rows = tuple(
+            (
+                f"{task.task}, {task.items} items",
+                *map(show_percent, (task.original, task.checkpoint, task.engine)),
+            )
+            for task in report.tasks
+        )
+        tables.append(Table("Tasks, right answers", _MODELS, rows))
     if report.layers:
         costs = sorted(report.layers, key=lambda cost: -cost.mean_kl)[:_COSTLIEST]
         rows = tuple((str(cost.layer), f"{cost.mean_kl:.3g}") for cost in costs)
@@ -79,7 +84,7 @@ def _digits(value: float) -> str:
 
 
 def _texts(title: str, texts: TextsFigures, bounds: GateBounds | None) -> Table:
-    columns = ("", "original", "quantized", "engine", *(("gate",) if bounds else ()))
+    columns = (*_MODELS, *(("gate",) if bounds else ()))
     quantized, engine = _column(texts.checkpoint), _column(texts.engine)
     original = (show(texts.perplexity), *[""] * (len(_ROWS) - 1))
     limits = [""] * len(_ROWS)
@@ -103,22 +108,20 @@ def _column(model: TextFigures | None) -> tuple[str, ...]:
     )
 
 
-def _answers(record: QualityRecord) -> Iterator[tuple[str, GenerationFigures | None]]:
-    yield "greedy", record.report.greedy
-    yield "sampled", record.report.sampled
+def _generations(report: QualityReport) -> Iterator[Table]:
+    """Greedy and sampled answers in one table: they are as many, and as long."""
+    kinds = [(name, made) for name, made in (("greedy", report.greedy), ("sampled", report.sampled)) if made]
+    if kinds:
+        made = kinds[0][1]
+        rows = tuple(row for name, figures in kinds for row in _answers(name, figures))
+        yield Table(f"{made.answers} answers of at most {made.tokens} tokens", _MODELS, rows)
 
 
-def _generations(answers: list[tuple[str, GenerationFigures]]) -> Table:
-    count, tokens = answers[0][1].answers, answers[0][1].tokens
-    rows = tuple(
-        (
-            name,
-            show_percent(figures.original_loop_rate),
-            show_percent(figures.engine_loop_rate),
-            show(figures.first_divergence),
-            show_percent(figures.identical),
-        )
-        for name, figures in answers
-    )
-    columns = ("", "loops, original", "loops, engine", "tokens until they differ", "identical")
-    return Table(f"{count} answers of at most {tokens} tokens", columns, rows)
+def _answers(name: str, figures: GenerationFigures) -> Iterator[tuple[str, ...]]:
+    models = (figures.checkpoint, figures.engine)
+    loops = (figures.original_loop_rate, *(model.loop_rate if model else None for model in models))
+    shared = (model.first_divergence if model else None for model in models)
+    identical = (model.identical if model else None for model in models)
+    yield (f"{name}: loops", *map(show_percent, loops))
+    yield (f"{name}: tokens as the original's", "", *map(show, shared))
+    yield (f"{name}: identical", "", *map(show_percent, identical))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -15,15 +15,16 @@ from enginewright_front.messages import Message
 from enginewright_front.prompt import PromptEncoder
 from numpy.typing import NDArray
 
+from enginewright.cache import default_cache_folder
 from enginewright.calibration import load_held_out
-from enginewright.quality.tasks import Choice, read_tasks
+from enginewright.quality.task_items import Choice
+from enginewright.quality.task_sets import task_files
+from enginewright.quality.tasks import read_tasks
 from enginewright.recipe import ReportRecipe
 
 __all__ = ["ChoiceItem", "ProblemItem", "ReportTexts", "load_report_texts"]
 
-_DATA = Path(__file__).parents[1] / "data"
-_PROMPTS = _DATA / "prompts.txt"
-_TASKS = (_DATA / "choices.jsonl", _DATA / "problems.jsonl")
+_PROMPTS = Path(__file__).parents[1] / "data" / "prompts.txt"
 _ASK = "Give the result as a number at the end."
 
 Ids = NDArray[np.int32]
@@ -34,6 +35,7 @@ Item = TypeVar("Item")
 class ChoiceItem:
     """choices[i]: ids that may follow `prompt`, sizes[i]: its UTF-8 bytes, answer: which one is right."""
 
+    task: str
     prompt: Ids
     choices: tuple[Ids, ...]
     sizes: tuple[int, ...]
@@ -44,6 +46,7 @@ class ChoiceItem:
 class ProblemItem:
     """prompt: as a server would encode it. answer: the number that its answer has to end with."""
 
+    task: str
     prompt: Ids
     answer: float
 
@@ -63,7 +66,8 @@ class ReportTexts:
         state = hashlib.sha256()
         for ids in (*self.held_out, *self.prompts, *self._item_ids()):
             state.update(f"{len(ids)}\0".encode() + np.ascontiguousarray(ids, "<i4").tobytes())
-        right = [*(item.answer for item in self.items), *(problem.answer for problem in self.problems)]
+        right: list[tuple[str, float]] = [(item.task, item.answer) for item in self.items]
+        right += [(problem.task, problem.answer) for problem in self.problems]
         state.update(repr(right).encode())
         return state.hexdigest()
 
@@ -89,31 +93,37 @@ def load_report_texts(recipe: ReportRecipe, checkpoint: Path, limit: int) -> Rep
         return np.asarray(ids[-room:], np.int32)
 
     questions = _PROMPTS.read_text(encoding="utf-8").splitlines()
-    where = "the built-in ones" if recipe.tasks == "builtin" else Path(recipe.tasks).name
-    tasks = read_tasks(_TASKS if recipe.tasks == "builtin" else (Path(recipe.tasks),))
+    tasks = read_tasks(task_files(recipe.tasks, default_cache_folder()))
     held_out = recipe.model_copy(update={"length": min(recipe.length, limit)})
     return ReportTexts(
         held_out=load_held_out(held_out, checkpoint).ids,
         prompts=tuple(ask(text) for text in _take(questions, recipe.prompts, "report.prompts")),
         items=tuple(
-            _encode_choice(encoder, item, limit)
-            for item in _take(tasks.choices, recipe.items, f"report.items: {where}")
+            _encode_choice(encoder, task, item, limit)
+            for task, item in _take_each(tasks.choices, recipe.items, "report.items")
         ),
         problems=tuple(
-            ProblemItem(ask(f"{item.question}\n{_ASK}"), item.answer)
-            for item in _take(tasks.problems, recipe.problems, f"report.problems: {where}")
+            ProblemItem(task, ask(f"{item.question}\n{_ASK}"), item.answer)
+            for task, item in _take_each(tasks.problems, recipe.problems, "report.problems")
         ),
     )
 
 
-def _encode_choice(encoder: PromptEncoder, item: Choice, limit: int) -> ChoiceItem:
+def _encode_choice(encoder: PromptEncoder, task: str, item: Choice, limit: int) -> ChoiceItem:
     choices = tuple(
         np.asarray(encoder.tokenizer.encode(f" {text}", add_special_tokens=False).ids, np.int32)[: limit // 2]
         for text in item.choices
     )
     room = limit - max(len(ids) for ids in choices)
     prompt = np.asarray(encoder.encode_text(item.prompt), np.int32)[-room:]
-    return ChoiceItem(prompt, choices, tuple(len(text.encode()) for text in item.choices), item.answer)
+    return ChoiceItem(task, prompt, choices, tuple(len(text.encode()) for text in item.choices), item.answer)
+
+
+def _take_each(tasks: Mapping[str, Sequence[Item]], count: int, where: str) -> Iterator[tuple[str, Item]]:
+    """The first `count` items of every task, with its name."""
+    for name, items in (tasks or {"report.tasks": ()}).items():
+        for item in _take(items, count, f"{where}: {name}"):
+            yield name, item
 
 
 def _take(items: Sequence[Item], count: int, where: str) -> Sequence[Item]:

@@ -1,14 +1,13 @@
 """Measure what quantization cost: the original checkpoint against the quantized one against the engine.
 
 Distributions of both checkpoints come from transformers, one layer at a time, so that a 32B model is measured
-in the memory of one layer; those of the engine from the engine. The original's own answers come from a
-float32 engine of it, where there is memory for one: the same batcher and sampler, so that the weights alone
-differ.
+in the memory of one layer; those of the engine from the engine. Answers of the checkpoints come from exact
+engines of them, where there is memory for the original's (`quality.model_answers`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +16,11 @@ import numpy as np
 from enginewright_front.prompt import read_tokenizer
 from numpy.typing import NDArray
 
-from enginewright.peak_memory import release_memory
-from enginewright.quality.answers import PROBLEM_TOKENS, Answers, compare_answers, generate_answers
+from enginewright.quality.answers import Tokens, compare_answers
 from enginewright.quality.choices import ChoiceScores
-from enginewright.quality.figures import Figure, ProblemFigures, QualityReport
-from enginewright.quality.original_engine import original_engine, why_no_original_engine
-from enginewright.quality.problems import problem_accuracy
+from enginewright.quality.figures import QualityReport
+from enginewright.quality.model_answers import ModelAnswers, model_answers
+from enginewright.quality.problems import problem_figures
 from enginewright.quality.sensitivity import layer_costs
 from enginewright.quality.text_agreement import TextAgreement
 from enginewright.quality.texts import ReportTexts
@@ -70,22 +68,13 @@ def measure_quality(
         StageFailed: an engine could not be run.
     """
     session = None if engine is None else _open(engine, threads)
-    own: Answers | None = None
-    served: Answers | None = None
-    note, tokens = "", answer_tokens
-    if texts.prompts or texts.problems:
-        if session is not None:
-            longest = max((len(prompt) for prompt in texts.prompts), default=0)
-            tokens = min(tokens, session.config.native.max_seq_len - longest)
-            served = generate_answers(session, texts, tokens)
-        note = why_no_original_engine(source, scratch)
-        if not note:
-            own = _answers_of_original(source, texts, tokens, scratch / "original", threads)
-            release_memory()
-    author = (own or served) if texts.prompts else None
+    checkpoints = {"original": source} | ({"checkpoint": checkpoint} if checkpoint else {})
+    answers = model_answers(checkpoints, session, texts, answer_tokens, scratch, threads)
+    author = next(iter(answers.by_model), "") if texts.prompts else ""
     held_out, continuations, choices = TextAgreement(), TextAgreement(), ChoiceScores(texts.items)
+    rows = list(_rows(texts, answers.by_model[author].greedy if author else ()))
     with torch_session(threads):
-        for row, models in _logits(source, checkpoint, session, list(_rows(texts, author)), progress):
+        for row, models in _logits(checkpoints, session, rows, progress):
             targets = row.ids[row.start :]
             if row.kind == "choice":
                 choices.add(models, targets)
@@ -95,30 +84,26 @@ def measure_quality(
         layers = (
             layer_costs(source, checkpoint, texts.held_out, progress) if sensitivity and checkpoint else ()
         )
+    greedy = {name: found.greedy for name, found in answers.by_model.items()}
+    sampled = {name: found.sampled for name, found in answers.by_model.items()}
     return QualityReport(
         held_out=held_out.figures(),
-        author="" if author is None else "original" if own else "engine",
+        author=author,
         continuations=continuations.figures(),
-        greedy=compare_answers(own.greedy if own else None, served.greedy, tokens) if served else None,
-        sampled=compare_answers(own.sampled if own else None, served.sampled, tokens) if served else None,
-        choices=choices.figures() if texts.items else None,
-        problems=_problems(source, texts, own, served),
+        greedy=compare_answers(greedy, answers.tokens),
+        sampled=compare_answers(sampled, answers.tokens),
+        tasks=(*choices.figures(), *problem_figures(texts.problems, _problem_texts(source, answers))),
         layers=layers,
-        note=note,
+        note=answers.note,
     )
 
 
-def _problems(
-    source: Path, texts: ReportTexts, own: Answers | None, served: Answers | None
-) -> ProblemFigures | None:
-    if served is None or not texts.problems:
-        return None
-    tokenizer, right = read_tokenizer(source), [problem.answer for problem in texts.problems]
-
-    def accuracy(answers: Answers) -> Figure:
-        return problem_accuracy([tokenizer.decode(list(ids)) for ids in answers.problems], right)
-
-    return ProblemFigures(len(right), accuracy(own) if own else None, accuracy(served))
+def _problem_texts(source: Path, answers: ModelAnswers) -> dict[str, list[str]]:
+    tokenizer = read_tokenizer(source)
+    return {
+        name: [tokenizer.decode(list(ids)) for ids in found.problems]
+        for name, found in answers.by_model.items()
+    }
 
 
 def _open(engine: Path, threads: int | None) -> ModelSession:
@@ -127,21 +112,10 @@ def _open(engine: Path, threads: int | None) -> ModelSession:
     return ModelSession.open(engine, read_engine_config(engine), threads=threads)
 
 
-def _answers_of_original(
-    source: Path, texts: ReportTexts, tokens: int, folder: Path, threads: int | None
-) -> Answers:
-    """In a function of its own, so that its engine is gone when the checkpoints are read."""
-    needed = [len(prompt) + tokens for prompt in texts.prompts]
-    needed += [len(problem.prompt) + PROBLEM_TOKENS for problem in texts.problems]
-    slots = 2 * len(texts.prompts) + len(texts.problems)
-    with original_engine(source, folder, max_seq_len=max(needed), slots=slots, threads=threads) as session:
-        return generate_answers(session, texts, tokens)
-
-
-def _rows(texts: ReportTexts, author: Answers | None) -> Iterator[_Row]:
+def _rows(texts: ReportTexts, greedy: Sequence[Tokens]) -> Iterator[_Row]:
     for ids in texts.held_out:
         yield _Row("held-out", ids, 1)
-    for prompt, answer in zip(texts.prompts, author.greedy if author else (), strict=False):
+    for prompt, answer in zip(texts.prompts, greedy, strict=bool(greedy)):
         yield _Row("continuation", np.concatenate([prompt, np.asarray(answer, np.int32)]), len(prompt))
     for item in texts.items:
         for choice in item.choices:
@@ -149,8 +123,7 @@ def _rows(texts: ReportTexts, author: Answers | None) -> Iterator[_Row]:
 
 
 def _logits(
-    source: Path,
-    checkpoint: Path | None,
+    checkpoints: Mapping[str, Path],
     session: ModelSession | None,
     rows: Sequence[_Row],
     progress: Progress | None,
@@ -159,17 +132,18 @@ def _logits(
     from enginewright_onnx.runtime import score
 
     sequences = [ReferenceSequence(row.ids[:-1], start=row.start - 1) for row in rows]
-    folders = {"original": source} | ({"checkpoint": checkpoint} if checkpoint else {})
 
     def share(index: int) -> Progress:
         """Progress of one checkpoint as that of all."""
-        return lambda done, total: progress(index * total + done, len(folders) * total) if progress else None
+        return lambda done, total: (
+            progress(index * total + done, len(checkpoints) * total) if progress else None
+        )
 
     references = [
-        reference_logits(folder, sequences, share(index)) for index, folder in enumerate(folders.values())
+        reference_logits(folder, sequences, share(index)) for index, folder in enumerate(checkpoints.values())
     ]
     for row, *found in zip(rows, *references, strict=True):
-        models = dict(zip(folders, found, strict=True))
+        models = dict(zip(checkpoints, found, strict=True))
         if session is not None:
             models["engine"] = score(session, row.ids[:-1])[row.start - 1 :]
         yield row, models

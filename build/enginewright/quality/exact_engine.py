@@ -1,4 +1,4 @@
-"""The original checkpoint as a float32 engine, for as long as a report needs answers from it."""
+"""A checkpoint as an engine with float32 activations, for as long as a report needs answers from it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from enginewright.weight_files import find_weight_files
 if TYPE_CHECKING:
     from enginewright_onnx.runtime import ModelSession
 
-__all__ = ["original_engine", "why_no_original_engine"]
+__all__ = ["exact_engine", "why_no_exact_engine"]
 
 _FLOAT = 4
 _OVERHEAD = 1.25  # memory over the weights; measured with 135 M parameters: 1.15
 _NO_LIMIT = 1 << 50  # of the KV cache: its size follows from the slots
 
 
-def why_no_original_engine(source: Path, folder: Path) -> str:
-    """What keeps `original_engine` from running here, "" if nothing does."""
+def why_no_exact_engine(source: Path, folder: Path) -> str:
+    """What keeps `exact_engine` of `source` from running here, "" if nothing does.
+
+    source: not quantized. What was made of it is no larger as an engine.
+    """
     shapes = (entry.shape for _, entry in find_weight_files(source).tensors.values())
     size = _FLOAT * sum(map(math.prod, shapes))
     needed, available = int(_OVERHEAD * size), available_memory()
@@ -40,10 +43,13 @@ def why_no_original_engine(source: Path, folder: Path) -> str:
 
 
 @contextmanager
-def original_engine(
-    source: Path, folder: Path, *, max_seq_len: int, slots: int, threads: int | None
+def exact_engine(
+    checkpoint: Path, folder: Path, *, max_seq_len: int, slots: int, threads: int | None
 ) -> Iterator[ModelSession]:
-    """A session of `source` with float32 kernels; its files are in `folder` until the end."""
+    """A session of `checkpoint`, quantized or not, that rounds nothing beside its weights.
+
+    Its files are in `folder` until the end.
+    """
     from enginewright_onnx import EngineOptions, write_engine
     from enginewright_onnx.runtime import ModelSession, read_engine_config
 
@@ -58,7 +64,7 @@ def original_engine(
     )
     folder.mkdir()
     try:
-        write_engine(source, folder, options)
+        write_engine(checkpoint, folder, options)
         yield ModelSession.open(folder, read_engine_config(folder), threads=threads)
     finally:
         remove_tree(folder)
