@@ -16,7 +16,7 @@ class Agreement:
 
     def __init__(self) -> None:
         self.positions = 0
-        self.logit_scale = 0.0
+        self.logit_scale = float(np.finfo(np.float32).tiny)  # not 0, should all weights be: it divides
         self._largest_error = 0.0
         self._same_top = 0
         self._divergences: list[NDArray[np.float64]] = []

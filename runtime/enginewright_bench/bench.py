@@ -28,6 +28,7 @@ from enginewright_bench.result import (
     Skipped,
     write_result,
 )
+from enginewright_bench.results_folder import open_results_folder, writing_results
 from enginewright_bench.search_rate import search_rate
 from enginewright_bench.send_request import StreamingClient
 from enginewright_bench.service_level import ServiceLevel
@@ -65,8 +66,9 @@ class RateQuestion:
 class Bench:
     """A run against one server. `result` grows with each load and is on disk, with its files, after each.
 
-    limit: or why it is unknown. folder: new or empty, else UsageError is raised. settings: what the caller
-    was asked for, kept in the result. compares_totals: read the server's counters before and after each load.
+    limit: or why it is unknown. folder: new or empty, else UsageError is raised, and StageFailed when it
+    cannot be written later. settings: what the caller was asked for, kept in the result. compares_totals:
+    read the server's counters before and after each load.
     """
 
     client: BenchClient
@@ -151,24 +153,25 @@ class Bench:
             skipped=list(skipped),
             search=None,
         )
-        if self.folder.exists() and any(self.folder.iterdir()):
-            raise UsageError(
-                f"{self.folder} is not empty", code="output-not-empty", hint="give another --out"
-            )
-        self.folder.mkdir(parents=True, exist_ok=True)
+        open_results_folder(self.folder)
         for row in skipped:
             self.observer.skipped(row)
-        write_result(self.result, self.folder)
+        self._write()
 
     async def _measure(self, load: Load) -> Point:
         measured = await measure_load(self._setup, load, len(self.result.points))
         points = [*self.result.points, measured.point]
         self.result = self.result.model_copy(update={"points": points})
-        export_point(self.result, measured.point, measured.requests, measured.records, self.folder)
-        write_result(self.result, self.folder)
+        with writing_results(self.folder):
+            export_point(self.result, measured.point, measured.requests, measured.records, self.folder)
+        self._write()
         return measured.point
 
     def _finish(self) -> BenchResult:
         self.result = self.result.model_copy(update={"complete": True})
-        write_result(self.result, self.folder)
+        self._write()
         return self.result
+
+    def _write(self) -> None:
+        with writing_results(self.folder):
+            write_result(self.result, self.folder)

@@ -46,8 +46,8 @@ class Load:
         ):
             if number is not None and number < least:
                 raise UsageError(f"{name} is {number}", code="load", hint=f"give at least {least}")
-        if self.rate is not None and not 0 < self.rate < float("inf"):
-            raise UsageError(f"--request-rate is {self.rate:g}", code="load", hint="give one above 0")
+        if self.rate is not None:
+            _check_rate(self.rate)
 
 
 def closed_loads(
@@ -70,7 +70,12 @@ def closed_loads(
 def open_loads(
     workload: Workload, rates: Sequence[float], requests: int | None, warmup: int | None
 ) -> list[Load]:
-    """A load for each rate. Without `requests` what arrives in half a minute, 20 at least."""
+    """A load for each rate. Without `requests` what arrives in half a minute, 20 at least.
+
+    Raises UsageError for a rate that is not above 0 and finite.
+    """
+    for rate in rates:
+        _check_rate(rate)
     return [
         Load(
             label=f"rate-{rate:.4g}",
@@ -122,3 +127,8 @@ def chat_workload(workload: Workload) -> Workload:
     """`workload` with the lengths of a chat."""
     lengths = Lengths(256, 256, "lognormal")
     return replace(workload, inputs=lengths, outputs=lengths, chat=True)
+
+
+def _check_rate(rate: float) -> None:
+    if not 0 < rate < float("inf"):
+        raise UsageError(f"--request-rate is {rate:g}", code="load", hint="give one above 0")

@@ -33,8 +33,9 @@ def read_prompts(path: Path) -> list[GivenPrompt]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not UTF-8 at byte {error.start}"
         raise UsageError(
-            f"--prompts {path} cannot be read: {error}", code="prompts", hint="give a file of UTF-8 lines"
+            f"--prompts {path} cannot be read: {reason}", code="prompts", hint="give a file of UTF-8 lines"
         ) from None
     parse = _from_json if path.suffix == ".jsonl" else _from_text
     prompts = [parse(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]

@@ -19,6 +19,9 @@ from enginewright_client import (
 
 __all__ = ["ApiError", "from_request_error"]
 
+# The server's names of what OpenAI calls otherwise.
+_OPENAI_NAMES = {"stop_words": "stop", "text_input": "prompt"}
+
 
 class ApiError(Exception):
     """An answer that is an error. status: of HTTP. retry_after: seconds."""
@@ -54,8 +57,11 @@ def from_request_error(error: RequestError) -> ApiError:
     if isinstance(error, ModelNotFound):
         return ApiError(503, message, code=code)  # the name in the request was right: the server has changed
     if isinstance(error, InvalidRequest):
+        field = error.field or ""
+        name = _OPENAI_NAMES.get(field, field)
+        message = message.replace(field, name, 1)
         code = "context_length_exceeded" if error.code == "sequence-too-long" else code
-        return ApiError(400, message, code=code, param=error.field)
+        return ApiError(400, message, code=code, param=name or None)
     if isinstance(error, ServerOverloaded):
         return ApiError(429, message, code=code, retry_after=1)
     if isinstance(error, RequestTimeout):

@@ -9,7 +9,6 @@ from typing import Any
 
 from enginewright_client import AsyncTritonClient, ModelConfig, RequestError
 from fastapi import Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -18,6 +17,7 @@ from starlette.responses import Response
 from enginewright_gateway.api_error import ApiError, from_request_error
 from enginewright_gateway.connection import BodyLimit
 from enginewright_gateway.generation import answer_chat, answer_completion
+from enginewright_gateway.read_body import read_body
 from enginewright_gateway.schema import ChatRequest, CompletionRequest
 
 __all__ = ["create_app"]
@@ -76,12 +76,14 @@ def create_app(
         return _model(name, await require_model(name))
 
     @app.post("/v1/chat/completions", dependencies=guarded)
-    async def chat(request: Request, body: ChatRequest) -> Response:
+    async def chat(request: Request) -> Response:
+        body = await read_body(request, ChatRequest)
         await require_model(body.model)
         return await answer_chat(client, request, body)
 
     @app.post("/v1/completions", dependencies=guarded)
-    async def completions(request: Request, body: CompletionRequest) -> Response:
+    async def completions(request: Request) -> Response:
+        body = await read_body(request, CompletionRequest)
         await require_model(body.model)
         return await answer_completion(client, request, body)
 
@@ -115,13 +117,9 @@ def _say_errors_as_openai_does(app: FastAPI) -> None:
     async def of_the_client(request: Request, error: RequestError) -> Response:
         return answer(from_request_error(error))
 
-    @app.exception_handler(RequestValidationError)
-    async def of_the_schema(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "body")
-        param = (first.get("ctx") or {}).get("param") or place or None
-        message = first["msg"] if first["type"] == "unsupported" else f"{param or 'body'}: {first['msg']}"
-        return answer(ApiError(400, message, code=first["type"], param=param))
+    @app.exception_handler(Exception)
+    async def of_this_program(request: Request, error: Exception) -> Response:
+        return answer(ApiError(500, "the gateway failed: its log says why", code="internal_error"))
 
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:

@@ -7,10 +7,10 @@ since many clients always send it. Beyond OpenAI's fields there are vLLM's names
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from enginewright_client import SamplingParams
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 __all__ = ["ChatRequest", "CompletionRequest"]
@@ -55,6 +55,14 @@ class StreamOptions(_Fields):
     include_obfuscation: bool = False
 
 
+def _one_text_as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+# Not a union of the two, whose errors would name the alternative instead of the element.
+Texts: TypeAlias = Annotated[list[str], BeforeValidator(_one_text_as_list)]
+
+
 class _Request(_Fields):
     model: str
     stream: bool | None = None
@@ -65,7 +73,7 @@ class _Request(_Fields):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: Texts | None = None
     top_k: int | None = None
     min_p: float | None = None
     min_tokens: int | None = None
@@ -79,13 +87,14 @@ class _Request(_Fields):
             return data
         kept = {name: value for name, value in data.items() if name not in _WITHOUT_EFFECT}
         for name, nothing in _UNSUPPORTED.items():
-            if name in kept and kept.pop(name) not in nothing:
+            value = kept.pop(name, None)
+            # With its type: 0 asks for log probabilities, False does not.
+            if not any(type(value) is type(none) and value == none for none in nothing):
                 raise PydanticCustomError("unsupported", f"{name} is not supported", {"param": name})
         return kept
 
     def sampling(self) -> SamplingParams:
         """What is left out stays the server's choice. Bounds are the server's, which names the field."""
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop
         return SamplingParams(
             max_tokens=self.max_tokens,
             min_tokens=self.min_tokens,
@@ -97,7 +106,7 @@ class _Request(_Fields):
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             seed=self.seed,
-            stop_words=tuple(stop or ()),
+            stop_words=tuple(self.stop or ()),
             bad_words=tuple(self.bad_words or ()),
         )
 
@@ -111,19 +120,32 @@ class TextPart(_Fields):
     text: str
 
 
+def _one_text_as_parts(value: Any) -> Any:
+    return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
 class ChatMessage(_Fields):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart] | None = None
+    content: Annotated[list[TextPart], BeforeValidator(_one_text_as_parts)] | None = None
     name: str | None = None
-    refusal: None = None
-    # What an earlier answer had: history goes to the model without its thinking.
+    # What an earlier answer had, also as `message.model_dump()` of the openai package writes it. History goes
+    # to the model without its thinking.
     reasoning_content: str | None = None
     tool_calls: list[Any] | None = Field(default=None, max_length=0)
+    annotations: list[Any] | None = Field(default=None, max_length=0)
+    audio: None = None
+    function_call: None = None
+    refusal: None = None
+
+    @model_validator(mode="after")
+    def _has_content(self) -> ChatMessage:
+        if not self.content and self.role != "assistant":
+            raise PydanticCustomError("missing", "content is missing")
+        return self
 
     def message(self) -> dict[str, str]:
-        parts = self.content if isinstance(self.content, list) else ()
-        text = "".join(part.text for part in parts) if parts else self.content or ""
-        return {"role": "system" if self.role == "developer" else self.role, "content": str(text)}
+        text = "".join(part.text for part in self.content or ())
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
 
 
 class ChatRequest(_Request):
@@ -145,16 +167,16 @@ class ChatRequest(_Request):
 class CompletionRequest(_Request):
     """POST /v1/completions: a text that is continued as it is."""
 
-    prompt: str | list[str]
+    prompt: Texts
 
     @model_validator(mode="after")
     def _one_prompt(self) -> CompletionRequest:
-        if isinstance(self.prompt, list) and len(self.prompt) != 1:
+        if len(self.prompt) != 1:
             raise PydanticCustomError(
-                "unsupported", "prompt holds more than one text: send a request for each", {"param": "prompt"}
+                "unsupported", "prompt must be one text: send a request for each", {"param": "prompt"}
             )
         return self
 
     @property
     def text(self) -> str:
-        return self.prompt if isinstance(self.prompt, str) else self.prompt[0]
+        return self.prompt[0]

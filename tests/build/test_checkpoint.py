@@ -377,6 +377,22 @@ def test_a_missing_or_foreign_tokenizer(folder: Path) -> None:
     refused(folder, "tokenizer-invalid", "512", "vocab_size is 512")
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("generation_config.json", b'{"temperature": "hot"}', "generation-config"),
+        ("generation_config.json", b'{"top_p": NaN}', "generation-config"),
+        ("chat_template.jinja", b"{% if %}", "chat-template"),
+        ("chat_template.jinja", b"\xe9", "tokenizer-config"),
+    ],
+)
+def test_what_the_packaged_model_cannot_read_is_found_before_anything_is_computed(
+    folder: Path, name: str, content: bytes, code: str
+) -> None:
+    (folder / name).write_bytes(content)
+    refused(folder, code, name if code != "chat-template" else "does not parse")
+
+
 def test_a_checkpoint_that_is_quantized_already(folder: Path) -> None:
     edit(folder / "config.json", quantization_config={"quant_method": "gptq"})
     refused(folder, "already-quantized", "quantization_config")

@@ -205,6 +205,36 @@ def test_a_missing_extra_is_one_clear_line(
     )
 
 
+def test_a_path_that_nothing_can_have_is_one_clear_line(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    long, home = "x" * 300, "~nobody-of-that-name/x"
+    for path in (long, tmp_path / long, home, tmp_path / "loop"):
+        for command in (
+            ("plan", path),
+            ("plan", checkpoint, "--set", f"checkpoint.source={path}"),
+            ("build", checkpoint, *SMALL, "-o", path),
+            ("verify", path),
+            ("serve", path),
+            ("report", path),
+        ):
+            code, out, errors = run(*command)
+            assert (code, out) == (2, ""), (command, errors)
+            assert errors.startswith("error: ") and "\nhint: " in errors, command
+
+
+@pytest.mark.parametrize(
+    ("to", "code", "says"),
+    [(">&-", 0, ""), (">/dev/full", 4, "error: the output cannot be used: No space left on device")],
+)
+def test_a_stdout_that_takes_nothing_is_no_traceback(checkpoint: Path, to: str, code: int, says: str) -> None:
+    command = (
+        f"{sys.executable} -c 'from enginewright.cli import main; main()' plan {checkpoint} --qformat none"
+    )
+    line = f"{command} --memory-bandwidth 40GB/s {to}"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.partition("\n")[0]) == (code, says)
+
+
 @pytest.mark.parametrize("stage", ["quantize", "verify"])
 def test_ctrl_c_in_a_stage_leaves_nothing_and_says_how_to_go_on(
     checkpoint: Path, tmp_path: Path, stage: str

@@ -133,6 +133,15 @@ def test_an_output_that_cannot_be_written_is_named_at_once(tmp_path: Path) -> No
     assert caught.value.code == "output-not-writable"
 
 
+@pytest.mark.parametrize("name", ["/", "loop/out", "~nobody-of-that-name/out"])
+def test_an_output_that_no_folder_can_be_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    path = Path(name) if name.startswith("~") else tmp_path / name
+    with pytest.raises(UsageError, match="the output") as caught, OutputFolder(path):
+        pass
+    assert caught.value.code == "output-not-writable"
+
+
 def test_links_share_bytes_and_fall_back_to_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "source" / "deep").mkdir(parents=True)
     (tmp_path / "source" / "deep" / "a").write_bytes(b"a" * 1000)

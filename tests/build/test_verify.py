@@ -210,6 +210,15 @@ def test_agreement_is_that_of_torch() -> None:
     assert agreement.positions == 130
 
 
+def test_a_reference_whose_logits_are_all_zero_is_compared_like_any_other() -> None:
+    zeros = np.zeros((2, 8), np.float32)
+    same, other = Agreement(), Agreement()
+    same.add(zeros, zeros)
+    other.add(zeros, zeros + 1)
+    assert same.logit_error == 0
+    assert other.logit_error > 1e6
+
+
 def test_nan_and_infinity_in_an_engine_are_the_worst_agreement() -> None:
     for bad in (np.nan, np.inf, -np.inf):
         agreement, spoilt = Agreement(), logits(1)

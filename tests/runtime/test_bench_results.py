@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import re
@@ -31,7 +32,7 @@ from enginewright_bench import (
     write_report,
 )
 from enginewright_bench.prompt_file import GivenPrompt
-from enginewright_errors import UsageError
+from enginewright_errors import StageFailed, UsageError
 from rich.console import Console
 from runtime.bench_runs import run_loads, with_bench
 from runtime.fake_triton import FakeTriton
@@ -276,6 +277,34 @@ def test_the_same_load_twice_is_refused(tmp_path: Path) -> None:
 def test_a_folder_with_files_is_not_written_over(run: tuple[BenchResult, Path]) -> None:
     with pytest.raises(UsageError, match="is not empty"):
         run_loads(run[1], FakeTriton(), [Load("x", workload(), 1, 0, concurrency=1)])
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/nothing"])
+def test_a_folder_that_cannot_be_one_is_named_before_anything_is_sent(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("x")
+    fake = FakeTriton()
+    with pytest.raises(UsageError, match="cannot be a folder of results"):
+        run_loads(tmp_path / place, fake, [Load("x", workload(), 1, 0, concurrency=1)])
+    assert not fake.asked
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_keeps_the_loads_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Load(name, workload(), 1, 0, concurrency=1) for name in ("first", "second"))
+    write = Path.write_text
+
+    def full(path: Path, *arguments: Any, **options: Any) -> int:
+        if "second" in path.parts:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(StageFailed, match="No space left on device") as caught:
+        run_loads(tmp_path / "out", FakeTriton(), [first, second])
+    assert caught.value.exit_code == 4
+    kept = read_result(tmp_path / "out")
+    assert ([point.label for point in kept.points], kept.complete) == (["first"], False)
 
 
 def test_lines_tell_what_goes_on(tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ def test_models_are_listed_by_the_names_that_requests_may_use(api: openai.OpenAI
         ("tools", [{"type": "function", "function": {"name": "f"}}]),
         ("n", 2),
         ("logprobs", True),
+        ("logprobs", 0),
         ("response_format", {"type": "json_object"}),
         ("logit_bias", {"5": 1}),
         ("temprature", 1),
@@ -190,6 +191,48 @@ def test_what_is_not_supported_is_refused_by_its_name(api: openai.OpenAI, field:
     assert caught.value.param == field
     assert field in caught.value.message
     assert caught.value.type == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "param"),
+    [
+        ("messages", [{"role": "user", "content": [{"type": "image_url"}]}], "messages.0.content.0.type"),
+        ("messages", [{"role": "user", "content": 5}], "messages.0.content"),
+        ("messages", [{"role": "user", "content": None}], "messages.0"),
+        ("messages", [{"role": "user", "content": []}], "messages.0"),
+        ("messages", [{"role": "user"}], "messages.0"),
+        ("stop", ["a", 1], "stop.1"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_place(
+    api: openai.OpenAI, field: str, value: object, param: str
+) -> None:
+    body = {"messages": user("Hi"), "model": "llm", field: value}
+    with pytest.raises(openai.BadRequestError) as caught:
+        api.post("/chat/completions", body=body, cast_to=object)
+    assert caught.value.param == param
+    assert caught.value.message.count(f"{param}: ") == 1
+
+
+def test_prompts_as_token_ids_are_refused_by_name(api: openai.OpenAI) -> None:
+    for prompt, param in (([1, 2], "prompt.0"), (["a", "b"], "prompt"), ([], "prompt")):
+        with pytest.raises(openai.BadRequestError) as caught:
+            api.completions.create(model="llm", prompt=prompt)
+        assert caught.value.param == param
+
+
+def test_a_field_that_the_server_refuses_has_openais_name(api: openai.OpenAI) -> None:
+    said = "stop_words has a word of 300 bytes; at most 256 are allowed [invalid-request]"
+    with pytest.raises(openai.BadRequestError, match="stop has a word") as caught:
+        api.chat.completions.create(model="llm", messages=user(f"fail {said}"))
+    assert caught.value.param == "stop"
+
+
+def test_an_answer_goes_back_into_the_history_however_the_package_writes_it(api: openai.OpenAI) -> None:
+    said = api.chat.completions.create(model="llm", messages=user("Hi")).choices[0].message
+    for answer in (said, said.model_dump(), said.model_dump(exclude_none=True)):
+        history = [*user("Hi"), answer, {"role": "user", "content": [{"type": "text", "text": "Bye"}]}]
+        assert api.chat.completions.create(model="llm", messages=history).choices[0].message.content == "Bye "  # type: ignore[arg-type]
 
 
 def test_what_asks_for_nothing_is_taken(api: openai.OpenAI) -> None:
@@ -294,7 +337,12 @@ def test_a_key_is_asked_for_where_there_is_one_and_never_shown(server: TritonSer
         (b'{"model": "llm", "messages": []}', 400, "too_short"),
         (b'{"model": "llm", "messages": [{"role": "tool", "content": ""}]}', 400, "literal_error"),
         (b'{"model": "llm", "messages": "' + b"x" * 2000 + b'"}', 413, "body_too_large"),
-        (b'{"model": "llm", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, None),
+        (b'{"model": "llm", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "json_invalid"),
+        (b'{"model": "\\ud800", "messages": [{"role": "user", "content": "Hi"}]}', 400, "json_invalid"),
+        (b'{"\\ud800": 1}', 400, "json_invalid"),
+        (b"\xff\xfe", 400, "json_invalid"),
+        (b"", 400, "json_invalid"),
+        (b"[" * 900, 400, "json_invalid"),
     ],
 )
 def test_a_body_that_is_no_request_is_refused_in_openais_form(
@@ -308,6 +356,26 @@ def test_a_body_that_is_no_request_is_refused_in_openais_form(
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert code in (None, error["code"])
+
+
+@pytest.mark.parametrize("given", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_a_web_page_elsewhere_cannot_ask_through_its_readers_browser(url: str, given: str | None) -> None:
+    """It may send these types to any address without asking that first; JSON it may not."""
+    answer = httpx.post(
+        f"{url}/v1/completions",
+        content=b'{"model": "llm", "prompt": "Hi"}',
+        headers={} if given is None else {"Content-Type": given},
+    )
+    assert answer.status_code == 415
+    assert "send application/json" in answer.json()["error"]["message"]
+
+
+def test_a_fault_of_the_gateway_itself_is_an_error_in_openais_form(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setattr(AsyncTritonClient, "model_config", lambda self: 1 / 0)
+    answer = httpx.get(f"{url}/v1/models")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "internal_error")
 
 
 def test_an_unknown_path_is_refused_in_openais_form(url: str) -> None:

@@ -182,16 +182,28 @@ def test_what_the_template_refuses_is_the_callers_mistake() -> None:
         "{{ messages.append(1) }}",
         "{% for i in range(10**9) %}{% endfor %}",
         "{{ cycler.__init__.__globals__.os.system('true') }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{{ 'x' * 10**15 }}",
+        "\ud800",
+        "{{ 1 / 0 }}",
     ],
 )
-def test_a_template_cannot_leave_its_sandbox(source: str) -> None:
+def test_a_template_cannot_leave_its_sandbox_or_break_the_program(source: str) -> None:
     with pytest.raises(InvalidRequest):
         ChatTemplate(source, {}).render([Message("user", "x")])
 
 
-def test_a_template_that_does_not_parse_is_the_checkpoints_mistake() -> None:
+@pytest.mark.parametrize("source", ["{% if %}", "{{" + "(" * 5000 + "1" + ")" * 5000 + "}}"])
+def test_a_template_that_does_not_parse_is_the_checkpoints_mistake(source: str) -> None:
     with pytest.raises(CheckpointError, match="chat template does not parse"):
-        ChatTemplate("{% if %}", {})
+        ChatTemplate(source, {})
+
+
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_template_in_another_encoding_is_named(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).write_bytes('{"chat_template": "é"}'.encode("latin-1"))
+    with pytest.raises(CheckpointError, match=f"{file}: is not UTF-8"):
+        read_chat_template(tmp_path)
 
 
 def test_template_and_special_tokens_come_from_tokenizer_config(tmp_path: Path) -> None:

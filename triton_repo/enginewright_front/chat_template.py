@@ -32,7 +32,7 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         try:
             self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, SyntaxError, RecursionError) as error:  # the latter: nested too deeply
             raise CheckpointError(
                 f"the chat template does not parse: {error}",
                 code="chat-template",
@@ -42,28 +42,33 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message]) -> str:
         """The text of the conversation. Raises InvalidRequest with what the template says against it."""
         try:
-            return self._template.render(
+            text = self._template.render(
                 messages=[{"role": message.role, "content": message.content} for message in messages],
                 tools=None,
                 documents=None,
                 add_generation_prompt=True,
                 **self._special_tokens,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+            text.encode()  # no tokenizer takes a lone surrogate
+        except Exception as error:  # a template is a program: it may recurse, or fill the memory
             raise InvalidRequest(
                 "messages",
-                f"do not fit the model's chat template: {error}",
+                f"do not fit the model's chat template: {str(error) or type(error).__name__}",
                 hint="check the order of the roles",
             ) from error
+        return text
 
 
 def read_chat_template(checkpoint: Path) -> ChatTemplate | None:
-    """The template in `chat_template.jinja`, else in `tokenizer_config.json`; None without one."""
+    """The template in `chat_template.jinja`, else in `tokenizer_config.json`; None without one.
+
+    Raises CheckpointError for a file that is not UTF-8, not JSON, or whose template does not parse.
+    """
     config = _read_json(checkpoint / "tokenizer_config.json")
     source: Any = config.get("chat_template")
     file = checkpoint / "chat_template.jinja"
     if file.exists():
-        source = file.read_text(encoding="utf-8")
+        source = _read_text(file)
     if isinstance(source, list):
         named = {item.get("name"): item.get("template") for item in source if isinstance(item, dict)}
         source = named.get("default")
@@ -123,9 +128,20 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(_read_text(path))
     except ValueError as error:
         raise CheckpointError(
             f"{path}: is not JSON ({error})", code="tokenizer-config", hint="correct it"
         ) from error
     return data if isinstance(data, dict) else {}
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"{path}: is not UTF-8 ({error.reason} at byte {error.start})",
+            code="tokenizer-config",
+            hint="convert it",
+        ) from error

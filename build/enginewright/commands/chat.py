@@ -160,4 +160,7 @@ def _line_editor() -> Any:
 def _file(text: str) -> Path:
     if not text:
         raise UsageError("no file", code="no-file", hint="give its name, like /save rivers.json")
-    return Path(text).expanduser()
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise UsageError(f"{text}: there is no such user", code="no-file", hint="give another name") from None
