@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from enginewright_client._answer import AnswerReader
 from enginewright_client._async_chat_stream import AsyncChatStream
 from enginewright_client._async_stream import AsyncCompletionStream
 from enginewright_client._channel import MAX_MESSAGE_BYTES, Metadata
@@ -16,6 +15,7 @@ from enginewright_client._client_base import DEFAULT_ADDRESS, PROBE, ClientBase,
 from enginewright_client._exceptions import AccessDenied, ConnectError, RequestError
 from enginewright_client._exchange import Ask, Exchange
 from enginewright_client._grpc_aio_transport import AsyncGrpcTransport
+from enginewright_client._leaving import LEAVE_SECONDS, AsyncLeaving
 from enginewright_client._limits import Limits
 from enginewright_client._metrics import Metrics, http_request, metrics_from_reply
 from enginewright_client._model_config import (
@@ -34,6 +34,7 @@ from enginewright_client._models import (
     SamplingParams,
 )
 from enginewright_client._options import TLS, Keepalive, Retry, Timeout
+from enginewright_client._stream_base import Attempt
 from enginewright_client._transport import AsyncCall, AsyncTransport, TransportError
 
 __all__ = ["AsyncTritonClient"]
@@ -81,6 +82,7 @@ class AsyncTritonClient(ClientBase):
             metrics_address,
         )
         self._transport: AsyncTransport = transport or AsyncGrpcTransport(self._channel_config)
+        self._leaving = AsyncLeaving(self._send_cancellation)
 
     async def generate(
         self,
@@ -187,6 +189,7 @@ class AsyncTritonClient(ClientBase):
 
     async def aclose(self) -> None:
         """Close the connection; running requests are cancelled."""
+        await self._leaving.wait()
         await self._transport.aclose()
 
     async def __aenter__(self) -> AsyncTritonClient:
@@ -211,12 +214,16 @@ class AsyncTritonClient(ClientBase):
         async with AsyncCompletionStream(exchange, self._start) as answer:
             return join([delta async for delta in answer], answer.request_id)
 
-    async def _start(self, exchange: Exchange) -> tuple[AsyncCall, AnswerReader]:
+    async def _start(self, exchange: Exchange) -> Attempt[AsyncCall]:
         # One stream of its own for each request: cancelling it cancels this request and no other. The
         # request side is closed at once, so to gRPC it is a call with one request and many responses.
         config = self._config or await self._read_config(exchange.limits)
         request, reader = exchange.attempt(config)
-        return self._transport.stream_async("ModelStreamInfer", request, exchange.limits.time_left()), reader
+        call = self._transport.stream_async("ModelStreamInfer", request, exchange.limits.time_left())
+        return Attempt(call, reader, self._leaving.way_out(call, exchange.cancellation()))
+
+    def _send_cancellation(self, request: Any) -> AsyncCall:
+        return self._transport.stream_async("ModelStreamInfer", request, LEAVE_SECONDS)
 
     async def _known_config(self, limits: Limits) -> ModelConfig:
         while self._config is None:

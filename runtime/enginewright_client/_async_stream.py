@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from types import TracebackType
 
-from enginewright_client._answer import AnswerReader
 from enginewright_client._exceptions import RequestError
 from enginewright_client._exchange import END_SECONDS, Exchange
+from enginewright_client._leaving import read_end_async
 from enginewright_client._models import Delta
-from enginewright_client._stream_base import StreamBase
+from enginewright_client._stream_base import Attempt, StreamBase
 from enginewright_client._transport import AsyncCall, TransportError
 
 __all__ = ["AsyncCompletionStream", "AsyncStart"]
 
-AsyncStart = Callable[[Exchange], Awaitable[tuple[AsyncCall, AnswerReader]]]
+AsyncStart = Callable[[Exchange], Awaitable[Attempt[AsyncCall]]]
 """Starts an attempt of a request. Raises the errors of RequestError."""
 
 
@@ -37,7 +37,6 @@ class AsyncCompletionStream(StreamBase[AsyncCall]):
     def __init__(self, exchange: Exchange, start: AsyncStart) -> None:
         super().__init__(exchange)
         self._start = start
-        self._reader: AnswerReader
 
     def __aiter__(self) -> AsyncCompletionStream:
         return self
@@ -55,7 +54,7 @@ class AsyncCompletionStream(StreamBase[AsyncCall]):
         self._close()
 
     async def __aenter__(self) -> AsyncCompletionStream:
-        while self._call is None and not self._done:
+        while self._attempt is None and not self._done:
             await self._try(self._begin)
         return self
 
@@ -81,41 +80,35 @@ class AsyncCompletionStream(StreamBase[AsyncCall]):
     async def _begin(self) -> None:
         await self._open()
 
-    async def _open(self) -> AsyncCall:
-        call, self._reader = await self._start(self._exchange)
-        self._call = call
+    async def _open(self) -> Attempt[AsyncCall]:
+        self._attempt = attempt = await self._start(self._exchange)
         left = self._exchange.limits.first_token_left()
         if left is not None:
             self._timer = asyncio.get_running_loop().call_later(left, self._first_token_is_late)
-        return call
+        return attempt
 
     async def _read(self) -> Delta | None:
-        call = self._call or await self._open()
+        attempt = self._attempt or await self._open()
+        call = attempt.call
+        self._reading = True
         try:
             response = await call.__anext__()
         except StopAsyncIteration:
             self._done = True
-            return self._exchange.end(self._reader)
+            return self._exchange.end(attempt.reader)
         except TransportError as error:
             raise self._exchange.failure(error) from None
+        finally:
+            self._reading = False
         if not self._exchange.begun:
             self._stop_timer()
         if response.error_message:
             timer = asyncio.get_running_loop().call_later(END_SECONDS, call.cancel)
-            await _read_end(call)
+            await read_end_async(call)
             timer.cancel()
             raise self._exchange.refusal(response)
-        delta, last = self._exchange.receive(self._reader, response)
+        delta, last = self._exchange.receive(attempt.reader, response)
         if last:
-            await _read_end(call)
+            await read_end_async(call)
             self._done = True
         return delta
-
-
-async def _read_end(call: AsyncCall) -> None:
-    """Wait for the status that follows the last response."""
-    try:
-        while True:
-            await call.__anext__()
-    except (StopAsyncIteration, TransportError):
-        pass  # what was to come has come

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from enginewright_client._answer import AnswerReader
 from enginewright_client._channel import MAX_MESSAGE_BYTES, Metadata
 from enginewright_client._chat_reader import ChatReader
 from enginewright_client._chat_stream import ChatStream
@@ -16,6 +15,7 @@ from enginewright_client._client_base import DEFAULT_ADDRESS, PROBE, ClientBase,
 from enginewright_client._exceptions import AccessDenied, ConnectError, RequestError
 from enginewright_client._exchange import Ask, Exchange
 from enginewright_client._grpc_transport import GrpcTransport
+from enginewright_client._leaving import LEAVE_SECONDS, Leaving
 from enginewright_client._limits import Limits
 from enginewright_client._metrics import Metrics, http_request, metrics_from_reply
 from enginewright_client._model_config import (
@@ -35,6 +35,7 @@ from enginewright_client._models import (
 )
 from enginewright_client._options import TLS, Keepalive, Retry, Timeout
 from enginewright_client._stream import CompletionStream
+from enginewright_client._stream_base import Attempt
 from enginewright_client._transport import Call, Transport, TransportError
 
 __all__ = ["TritonClient"]
@@ -87,6 +88,7 @@ class TritonClient(ClientBase):
             metrics_address,
         )
         self._transport: Transport = transport or GrpcTransport(self._channel_config)
+        self._leaving = Leaving(self._send_cancellation)
 
     def generate(
         self,
@@ -196,6 +198,7 @@ class TritonClient(ClientBase):
 
     def close(self) -> None:
         """Close the connection; running requests are cancelled."""
+        self._leaving.wait()
         self._transport.close()
 
     def __enter__(self) -> TritonClient:
@@ -220,12 +223,16 @@ class TritonClient(ClientBase):
         with CompletionStream(exchange, self._start) as answer:
             return join(list(answer), answer.request_id)
 
-    def _start(self, exchange: Exchange) -> tuple[Call, AnswerReader]:
+    def _start(self, exchange: Exchange) -> Attempt[Call]:
         # One stream of its own for each request: cancelling it cancels this request and no other. The
         # request side is closed at once, so to gRPC it is a call with one request and many responses.
         config = self._config or self._read_config(exchange.limits)
         request, reader = exchange.attempt(config)
-        return self._transport.stream("ModelStreamInfer", request, exchange.limits.time_left()), reader
+        call = self._transport.stream("ModelStreamInfer", request, exchange.limits.time_left())
+        return Attempt(call, reader, self._leaving.way_out(call, exchange.cancellation()))
+
+    def _send_cancellation(self, request: Any) -> Call:
+        return self._transport.stream("ModelStreamInfer", request, LEAVE_SECONDS)
 
     def _known_config(self, limits: Limits) -> ModelConfig:
         while self._config is None:

@@ -6,6 +6,7 @@ decided here.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from enginewright_client._limits import Limits
 from enginewright_client._models import Delta, FinishReason, ModelConfig, Prompt, SamplingParams, Usage
 from enginewright_client._reasoning import strip_reasoning
 from enginewright_client._transport import TransportError
-from enginewright_client._wire import encode_request
+from enginewright_client._wire import encode_cancellation, encode_request
 
 __all__ = ["END_SECONDS", "Ask", "Exchange"]
 
@@ -50,6 +51,7 @@ class Exchange:
         self.begun = False  # a response was read: no repetition any more
         self.late = False  # the limit for the first token is over
         self._ask = ask
+        self._cancel_key = int.from_bytes(os.urandom(8), "little")
         self._warn_greedy = warn_greedy
 
     def attempt(self, config: ModelConfig) -> tuple[Any, AnswerReader]:
@@ -67,6 +69,7 @@ class Exchange:
             ask.sampling,
             stream=True,
             max_reasoning_tokens=ask.max_reasoning_tokens,
+            cancel_key=self._cancel_key,
         )
         self.config = config
         reader = AnswerReader(
@@ -76,6 +79,10 @@ class Exchange:
             max_tokens=ask.sampling.max_tokens,
         )
         return request, reader
+
+    def cancellation(self) -> Any | None:
+        """The ModelInferRequest that ends the last attempt; None where the model takes none."""
+        return self.config and encode_cancellation(self.config, self.request_id, self._cancel_key)
 
     def receive(self, reader: AnswerReader, response: Any) -> tuple[Delta, bool]:
         """A ModelStreamInferResponse without an error as a delta, and whether the call ends with it."""

@@ -62,13 +62,17 @@ class AsyncGrpcCall:
         self._error, self._end = grpc.RpcError, grpc.aio.EOF
         self._process = os.getpid()
         self._cancelled = False
+        self._next: asyncio.Future[Any] | None = None
 
     async def __anext__(self) -> Any:
-        """See `AsyncCall`. A cancelled task cancels the call."""
+        """See `AsyncCall`. A cancelled task leaves the call as it is; what came meanwhile is read next."""
         if self._process != os.getpid():
             raise TransportError("UNAVAILABLE", FORKED)
         try:
-            response = await self._call.read()
+            # gRPC cancels a call together with the task that reads it: so a task of its own reads.
+            self._next = self._next or asyncio.ensure_future(self._call.read())
+            response = await asyncio.shield(self._next)
+            self._next = None
         except self._error as error:
             raise of_rpc_error(error) from None
         except asyncio.CancelledError:

@@ -6,16 +6,16 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from enginewright_client._answer import AnswerReader
 from enginewright_client._exceptions import RequestError
 from enginewright_client._exchange import END_SECONDS, Exchange
+from enginewright_client._leaving import read_end
 from enginewright_client._models import Delta
-from enginewright_client._stream_base import StreamBase
+from enginewright_client._stream_base import Attempt, StreamBase
 from enginewright_client._transport import Call, TransportError
 
 __all__ = ["CompletionStream", "Start"]
 
-Start = Callable[[Exchange], tuple[Call, AnswerReader]]
+Start = Callable[[Exchange], Attempt[Call]]
 """Starts an attempt of a request. Raises the errors of RequestError."""
 
 
@@ -40,9 +40,8 @@ class CompletionStream(StreamBase[Call]):
     def __init__(self, exchange: Exchange, start: Start) -> None:
         super().__init__(exchange)
         self._start = start
-        self._reader: AnswerReader
         self._closed = threading.Event()
-        while self._call is None:
+        while self._attempt is None:
             self._try(self._begin)
 
     def __iter__(self) -> CompletionStream:
@@ -78,52 +77,47 @@ class CompletionStream(StreamBase[Call]):
             if pause is None:
                 raise
             self._closed.wait(pause)
-        except BaseException:
-            self.close()
+        except BaseException:  # a signal's: its call may wait in vain for what is still to come
+            self._done = True
+            self._cancel()
             raise
         return None
 
     def _begin(self) -> None:
         self._open()
 
-    def _open(self) -> Call:
-        call, self._reader = self._start(self._exchange)
-        self._call = call
+    def _open(self) -> Attempt[Call]:
+        self._attempt = attempt = self._start(self._exchange)
         left = self._exchange.limits.first_token_left()
         if left is not None:
             self._timer = _start_timer(left, self._first_token_is_late)
-        return call
+        return attempt
 
     def _read(self) -> Delta | None:
-        call = self._call or self._open()
+        attempt = self._attempt or self._open()
+        call = attempt.call
+        self._reading = True
         try:
             response = next(call)
         except StopIteration:
             self._done = True
-            return self._exchange.end(self._reader)
+            return self._exchange.end(attempt.reader)
         except TransportError as error:
             raise self._exchange.failure(error) from None
+        finally:
+            self._reading = False
         if not self._exchange.begun:
             self._stop_timer()
         if response.error_message:
             timer = _start_timer(END_SECONDS, call.cancel)
-            _read_end(call)
+            read_end(call)
             timer.cancel()
             raise self._exchange.refusal(response)
-        delta, last = self._exchange.receive(self._reader, response)
+        delta, last = self._exchange.receive(attempt.reader, response)
         if last:
-            _read_end(call)
+            read_end(call)
             self._done = True
         return delta
-
-
-def _read_end(call: Call) -> None:
-    """Wait for the status that follows the last response."""
-    try:
-        while True:
-            next(call)
-    except (StopIteration, TransportError):
-        pass  # what was to come has come
 
 
 def _start_timer(seconds: float, action: Callable[[], None]) -> threading.Timer:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from enginewright_client._answer import AnswerReader
 from enginewright_client._exceptions import RequestError
 from enginewright_client._exchange import Exchange
 from enginewright_client._models import FinishReason, ModelConfig, Usage
 
-__all__ = ["StreamBase"]
+__all__ = ["Attempt", "StreamBase"]
 
 
 class _Cancellable(Protocol):
@@ -18,13 +21,23 @@ class _Cancellable(Protocol):
 CallT = TypeVar("CallT", bound=_Cancellable)
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt(Generic[CallT]):
+    """A request that was sent. leave: ends it while nobody reads `call`, without a wait."""
+
+    call: CallT
+    reader: AnswerReader
+    leave: Callable[[], None]
+
+
 class StreamBase(Generic[CallT]):
     """A request, its running call, and the timer that ends a call whose answer does not begin."""
 
     def __init__(self, exchange: Exchange) -> None:
         self._done = False
         self._exchange = exchange
-        self._call: CallT | None = None
+        self._attempt: Attempt[CallT] | None = None
+        self._reading = False
         self._timer: _Cancellable | None = None
 
     @property
@@ -50,7 +63,10 @@ class StreamBase(Generic[CallT]):
     def _close(self) -> None:
         if not self._done:
             self._done = True
-            self._cancel()
+            self._stop_timer()
+            if self._attempt is not None:
+                # Who waits for a response in another thread shall wake up.
+                (self._attempt.call.cancel if self._reading else self._attempt.leave)()
 
     def __del__(self) -> None:
         if not getattr(self, "_done", True):
@@ -59,7 +75,7 @@ class StreamBase(Generic[CallT]):
     def _failed(self, error: RequestError) -> float | None:
         """Seconds to wait before the next attempt; None = there is none."""
         self._cancel()
-        self._call = None
+        self._attempt = None
         pause = None if self._done else self._exchange.pause(error)
         if pause is None:
             self._done = True
@@ -75,7 +91,6 @@ class StreamBase(Generic[CallT]):
             self._timer = None
 
     def _cancel(self) -> None:
-        call = self._call
         self._stop_timer()
-        if call is not None:
-            call.cancel()
+        if self._attempt is not None:
+            self._attempt.call.cancel()

@@ -15,7 +15,7 @@ from enginewright_client._dialect import Dialect
 from enginewright_client._exceptions import InvalidRequest
 from enginewright_client._models import ModelConfig, Prompt, SamplingParams, TensorSpec
 
-__all__ = ["encode_request"]
+__all__ = ["encode_cancellation", "encode_request"]
 
 _INTEGERS: Mapping[str, tuple[str, int, int]] = {
     "INT32": ("<i", -(2**31), 2**31 - 1),
@@ -49,8 +49,9 @@ def encode_request(
     *,
     stream: bool,
     max_reasoning_tokens: int | None = None,
+    cancel_key: int = 0,
 ) -> Any:
-    """A ModelInferRequest to the model that `config` describes.
+    """A ModelInferRequest to the model that `config` describes. cancel_key: for `encode_cancellation`.
 
     Raises InvalidRequest, naming the field, for what the wire cannot carry, for a setting that the model does
     not take, and for one that it cannot do without: Triton lets an ensemble without it hang for ever.
@@ -71,6 +72,8 @@ def encode_request(
         if "max_reasoning_tokens" not in config.inputs:
             raise _not_taken(config, dialect, "max_reasoning_tokens")
         request.add("max_reasoning_tokens", "max_reasoning_tokens", max_reasoning_tokens)
+    if "cancel_key" in config.inputs:
+        request.add("cancel_key", "cancel_key", cancel_key)
     if members or (dialect.as_json and "text_input" in request.names and "messages" not in config.inputs):
         request.add("sampling_parameters", "sampling_parameters", json.dumps(members, ensure_ascii=False))
     missing = [spec.name for spec in config.inputs.values() if not spec.optional]
@@ -78,6 +81,16 @@ def encode_request(
         if name not in request.names:
             field = name.removeprefix(dialect.prefix)
             raise _refused(field, f"is missing: model {config.name} cannot do without it", "give one")
+    return request.message
+
+
+def encode_cancellation(config: ModelConfig, request_id: str, cancel_key: int) -> Any | None:
+    """The ModelInferRequest that ends the one with this id and key; None for a model that takes none."""
+    if "cancel" not in config.inputs or "cancel_key" not in config.inputs:
+        return None
+    request = _Request(config, request_id)
+    request.add("cancel", "cancel", True)
+    request.add("cancel_key", "cancel_key", cancel_key)
     return request.message
 
 

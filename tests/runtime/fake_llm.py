@@ -41,15 +41,24 @@ class TritonPythonModel:
         self.healthy = int(healthy) if healthy else 10**9
         self.arrived: collections.deque[Running] = collections.deque()
         self.changed = threading.Condition()
+        self.left: set[tuple[str, int]] = set()
         self.cancelled, self.closing = 0, False
         self.thread = threading.Thread(target=self.run)
         self.thread.start()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
+            if any(tensor.name() == "cancel" for tensor in request.inputs()):
+                self.cancel(request)
+                continue
             with self.changed:
                 self.arrived.append(Running(request))
                 self.changed.notify()
+
+    def cancel(self, request: Any) -> None:
+        with self.changed:
+            self.left.add(cancel_name(request))
+        Running(request).end("cancelled")
 
     def finalize(self) -> None:
         with self.changed:
@@ -73,7 +82,7 @@ class TritonPythonModel:
 
     def step(self, item: Running, others: int) -> bool:
         """Whether `item` has ended."""
-        if item.sender.is_cancelled():
+        if item.name in self.left or item.sender.is_cancelled():
             self.cancelled += 1
             return item.end("cancelled")
         if item.made == 0:
@@ -114,19 +123,27 @@ def plain(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value.item()
 
 
+def cancel_name(request: Any) -> tuple[str, int]:
+    """What a `cancel` names a request by."""
+    [key] = [tensor.as_numpy().item() for tensor in request.inputs() if tensor.name() == "cancel_key"] or [0]
+    return request.request_id(), key
+
+
 class Running:
     """A request and how far it is."""
 
     def __init__(self, request: Any) -> None:
         given = {tensor.name(): tensor.as_numpy().reshape(-1) for tensor in request.inputs()}
         self.sender = request.get_response_sender()
+        self.name = cancel_name(request)
         self.stream = bool(given.get("stream", [False])[0])
         self.max_tokens = int(given.get("max_tokens", [10**9])[0])
         if "messages" in given:
             text = json.loads(given["messages"][0])[-1]["content"]
         else:
-            text = given["text_input"][0].decode()
+            text = given.get("text_input", [b""])[0].decode()
         if text == "show":
+            del given["cancel_key"]  # a random number
             text = json.dumps({name: plain(array[0]) for name, array in given.items()}, sort_keys=True)
         self.order, *self.words = text.split(" ")
         self.pause, self.made, self.due = 0.0, 0, 0.0

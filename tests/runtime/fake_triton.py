@@ -41,6 +41,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         text = render_configs({"max_seq_len": str(self.context)})["llm"]
         response = pb.ModelConfigResponse()
         text_format.Parse(text, response.config)
+        [cancel] = [tensor for tensor in response.config.input if tensor.name == "cancel_key"]
+        response.config.input.remove(cancel)  # it only knows calls that are reset
         return response
 
     async def ModelStreamInfer(self, requests: Any, context: Any) -> AsyncIterator[Any]:

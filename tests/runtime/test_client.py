@@ -147,7 +147,7 @@ def test_close_from_another_thread_ends_the_waiting_one(client: TritonClient) ->
     answer = client.stream("wait 600000")
 
     def close() -> None:
-        eventually(lambda: answer._call._reading.locked(), "nobody reads")  # type: ignore[union-attr]
+        eventually(lambda: answer._attempt.call._reading.locked(), "nobody reads")  # type: ignore[union-attr]
         answer.close()
 
     closer = threading.Thread(target=close)

@@ -228,6 +228,21 @@ def test_cancel_ends_the_requests_of_that_id_alone(make_front: MakeFront) -> Non
     assert "cancel has no request id" in error_of(front.ask(cancel=True)).message
 
 
+def test_a_key_tells_requests_of_one_id_apart(make_front: MakeFront) -> None:
+    """Callers may give the same id to several requests, and a stranger may know it."""
+    front = make_front(forever, step_seconds=0.001)
+    mine, other, keyless = (
+        front.ask("same", text_input="x", max_tokens=90 if key != 1 else 2000, **keys)
+        for key in (1, 2**64 - 1, None)
+        for keys in ({"cancel_key": key} if key else {},)
+    )
+    for key in (3, 1):
+        [answer] = front.ask("same", cancel=True, cancel_key=key).answers()
+        assert answer["finish_reason"].tolist() == [b"cancelled"]
+    assert finish_of(mine) == b"cancelled"
+    assert other.text() == keyless.text() == "d" * 90
+
+
 def test_an_engine_that_fails_one_request_serves_the_others(make_front: MakeFront) -> None:
     def script(request: EngineRequest) -> Iterator[int]:
         yield 70

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from enginewright_front.backend import EngineBackend, EngineHandle, TokenEvent
 from enginewright_front.detokenizer import TokenTable
 from enginewright_front.entry import Entry, Sink
-from enginewright_front.fields import value_from_tensor
+from enginewright_front.fields import Value, value_from_tensor
 from enginewright_front.front_config import FrontLimits
 from enginewright_front.metrics import Metrics
 from enginewright_front.preparation import Preparation
@@ -76,8 +76,9 @@ class Dispatcher:
         entry = Entry(request_id, sink)
         try:
             check_sizes(tensors, self._limits)
-            if "cancel" in tensors and value_from_tensor(INPUT["cancel"], tensors["cancel"]):
-                self._cancel_all(request_id)
+            entry.cancel_key = _value(tensors, "cancel_key")
+            if _value(tensors, "cancel"):
+                self._cancel_all(request_id, entry.cancel_key)
                 sink.send(_CANCELLED, final=True)
                 return
             self._take(entry)
@@ -165,13 +166,13 @@ class Dispatcher:
         # Its first tokens may have been answered before the handle was here.
         self._ready.put(entry)
 
-    def _cancel_all(self, request_id: str) -> None:
+    def _cancel_all(self, request_id: str, key: Value | None) -> None:
         if not request_id:
             raise InvalidRequest(
                 "cancel", "has no request id", hint="send it with the id of the requests to end"
             )
         for entry in self._snapshot():
-            if entry.request_id == request_id:
+            if entry.request_id == request_id and key in (None, entry.cancel_key):
                 self._cancel(entry)
 
     def _respond(self) -> None:
@@ -241,6 +242,10 @@ _CANCELLED = {
     "text_output": np.array([b""], dtype=np.object_),
     "finish_reason": np.array([b"cancelled"], dtype=np.object_),
 }
+
+
+def _value(tensors: Mapping[str, NDArray[Any]], name: str) -> Value | None:
+    return value_from_tensor(INPUT[name], tensors[name]) if name in tensors else None
 
 
 def _shutting_down() -> EnginewrightError:

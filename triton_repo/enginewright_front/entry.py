@@ -9,6 +9,7 @@ from typing import Protocol
 from enginewright_errors import EnginewrightError
 
 from enginewright_front.backend import EngineHandle, TokenEvent
+from enginewright_front.fields import Value
 from enginewright_front.session import Session, Tensors
 
 
@@ -28,6 +29,7 @@ class Sink(Protocol):
 class Entry:
     """What the dispatcher knows of a request. Compared by identity: request ids need not be unique.
 
+    cancel_key: what a cancel must name to end it alone, beside its id; None = it has none.
     ending, cancelled: how it shall end, set by whoever wants it ended: with an error, or with what there is.
     present_ns: when its caller was last known to wait for it. closed: it is over. tokens_told, told_at: how
     many tokens were there at the last look, and when that was.
@@ -37,6 +39,7 @@ class Entry:
         self.request_id = request_id
         self.sink = sink
         self.arrival_ns = self.present_ns = time.monotonic_ns()
+        self.cancel_key: Value | None = None
         self.inbox: deque[TokenEvent] = deque()
         self.session: Session | None = None
         self.handle: EngineHandle | None = None

@@ -37,7 +37,7 @@ _NOT_SERVED = {
 }
 # `id` is how the generate endpoint passes on a request's id.
 _HARMLESS = frozenset({"id"})
-_TENSORS_ONLY = frozenset({"text_input", "messages", "sampling_parameters", "cancel"})
+_TENSORS_ONLY = frozenset({"text_input", "messages", "sampling_parameters", "cancel", "cancel_key"})
 
 
 def gather_fields(tensors: Mapping[str, NDArray[Any]], parameters: str) -> dict[str, Value]:
@@ -92,7 +92,7 @@ def _same(one: Value, other: Value) -> bool:
 
 
 def _unknown(key: str, source: str) -> InvalidRequest:
-    names = [name for name in INPUT if name not in ("cancel", "sampling_parameters")]
+    names = [name for name in INPUT if name not in ("cancel", "cancel_key", "sampling_parameters")]
     near = difflib.get_close_matches(key[:40], names, n=1, cutoff=0.7)
     hint = _NOT_SERVED.get(key) or (
         f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(names)}"

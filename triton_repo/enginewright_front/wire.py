@@ -97,6 +97,15 @@ INPUTS: tuple[Tensor, ...] = (
     _flag("return_num_input_tokens", "true: in every response; false: in none; default: in the last"),
     _flag("return_num_output_tokens", "true: in every response; false: in none; default: in the last"),
     _flag("cancel", "with the request id of running requests: ends them; needs no prompt"),
+    Tensor(
+        "cancel_key",
+        "TYPE_UINT64",
+        (1,),
+        "a random number; a cancel with it ends those alone that came with it: request ids may repeat",
+        0,
+        UINT64_MAX,
+        setting=False,
+    ),
 )
 
 
@@ -156,10 +165,13 @@ VLLM_INPUTS: tuple[Tensor, ...] = tuple(
         "stop_words",
         "messages",
         "cancel",
+        "cancel_key",
     )
 )
 VLLM_OUTPUTS: tuple[Tensor, ...] = tuple(
     OUTPUT[name] for name in ("text_output", "finish_reason", "num_input_tokens", "num_output_tokens")
 )
 
-UNARY_INPUTS: tuple[Tensor, ...] = tuple(tensor for tensor in INPUTS if tensor.name != "cancel")
+UNARY_INPUTS: tuple[Tensor, ...] = tuple(
+    tensor for tensor in INPUTS if tensor.name not in ("cancel", "cancel_key")
+)
