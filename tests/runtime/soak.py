@@ -122,7 +122,8 @@ def _work(address: str, number: int, ending: threading.Event, report: SoakReport
                 outcome = "overloaded"
             except ConnectError:
                 outcome = "connection lost"
-                ending.wait(0.2)
+                while not (client.health().generates or ending.wait(0.2)):
+                    pass
             except Exception as error:
                 outcome = f"unexpected: {error!r}"
             report.outcomes[outcome] += 1
