@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 from enginewright_client import InvalidRequest, RequestError, SamplingParams, TritonClient
 from enginewright_serve import HealthPolicy, Supervisor, SupervisorPolicy, TritonServer
 from runtime.conftest import eventually, metric
+from runtime.raw_requests import stream_request
 from runtime.resources import is_flat, resources_of
-from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 SLOW = os.environ.get("ENGINEWRIGHT_SLOW") == "1"
@@ -64,19 +63,6 @@ def client(server: TritonServer) -> Iterator[TritonClient]:
 
 def is_idle(server: TritonServer) -> bool:
     return metric(server, ACTIVE) + metric(server, WAITING) == 0
-
-
-def stream_request(prompt: str, tokens: int) -> Any:
-    request = pb.ModelInferRequest(model_name="llm")
-    for name, datatype, content in (
-        ("text_input", "BYTES", struct.pack("<I", len(prompt)) + prompt.encode()),
-        ("stream", "BOOL", b"\1"),
-        ("max_tokens", "INT32", struct.pack("<i", tokens)),
-        ("min_tokens", "INT32", struct.pack("<i", tokens)),
-    ):
-        request.inputs.add(name=name, datatype=datatype, shape=[1, 1])
-        request.raw_input_contents.append(content)
-    return request
 
 
 def test_who_does_not_read_holds_up_nobody(server: TritonServer, client: TritonClient) -> None:
@@ -158,9 +144,8 @@ def test_prompts_of_100_mb_leave_no_memory_behind(server: TritonServer, client: 
 def test_starting_and_cancelling_loses_no_slot_and_no_memory(
     tiny_repository: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """Triton 2.51 itself dies or locks up once in some 10,000 cancelled streams (its thread that cancels and
-    its thread that writes wait for each other). The supervisor notices; here such a restart is counted and
-    shown, and memory is compared within one life of the server."""
+    """Triton 2.51 locks up when a stream is reset while a response is written; the client resets none that it
+    leaves. One restart in 10,000 cycles is still allowed, for what else may befall it."""
     cycles = 10_000 if SLOW else 500
     restarts: list[str] = []
     with TritonServer(tiny_repository) as server, ThreadPoolExecutor(9) as threads:
@@ -175,7 +160,7 @@ def test_starting_and_cancelling_loses_no_slot_and_no_memory(
                 assert client.generate("Hello", GREEDY).usage.output_tokens
             record_property("restarts", restarts)
             print(f"{cycles} cycles, restarts: {restarts}, {before} -> {resources_of(server)}")
-            assert len(restarts) <= 1 + cycles // 5000, restarts
+            assert len(restarts) <= cycles // 10_000, restarts
             if server.pid == life:
                 eventually(lambda: is_flat(before, resources_of(server)), "it grew")
         finally:

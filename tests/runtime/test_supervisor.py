@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, cast
 
+import grpc
 import pytest
 from enginewright_client import (
     CompletionStream,
@@ -26,11 +27,13 @@ from enginewright_client import (
 from enginewright_errors import StageFailed
 from enginewright_front.repository import write_repository
 from enginewright_onnx import EngineOptions, write_engine
-from enginewright_serve import HealthPolicy, Supervisor, SupervisorPolicy, TritonServer
+from enginewright_serve import HealthPolicy, Supervisor, SupervisorPolicy, TritonServer, health
 from enginewright_serve.health import HealthCheck, sign_of_life
 from enginewright_serve.probe import Outcome, Probe, ProbeResult
 from package_manifest import write_manifest
 from runtime.conftest import Traces, eventually
+from runtime.raw_requests import cancellation, stream_request
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 STUB = "triton_python_backend_stub"
 GREEDY = SamplingParams(max_tokens=8, temperature=0.0)
@@ -164,6 +167,37 @@ def test_a_model_process_that_hangs_is_replaced(fake_repository: Callable[..., P
         assert watched.answers()
 
 
+def test_a_triton_that_locks_up_serves_again_within_seconds(
+    tiny_repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own fault: a stream is reset while a response is written, which this variable of Triton's, for
+    debugging, makes last 20 ms. Everything but the streams goes on to answer."""
+    monkeypatch.setenv("TRITONSERVER_DELAY_GRPC_RESPONSE", "20")
+    with supervised(tiny_repository) as watched:
+        request = stream_request("a", 4000)
+        with grpc.insecure_channel(watched.server.grpc_address) as channel:
+            locked_at = time.monotonic()
+            while not watched.reports and channel_answers(channel):
+                locked_at = time.monotonic()
+                call = GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([request]))
+                next(call)
+                call.cancel()
+        eventually(lambda: watched.reports, "nobody noticed")
+        print(f"served again after {time.monotonic() - locked_at:.1f} s: {watched.reports}")
+        assert "the server hangs: no answer for 4 s" in watched.reports[0]
+        with TritonClient(watched.server.grpc_address, timeout=60) as client:
+            assert client.health().generates
+
+
+def channel_answers(channel: grpc.Channel) -> bool:
+    """Whether a request that needs no engine comes back."""
+    request = cancellation("nobody's")
+    try:
+        return bool(list(GRPCInferenceServiceStub(channel).ModelStreamInfer(iter([request]), timeout=2)))
+    except grpc.RpcError:
+        return False
+
+
 def test_an_engine_that_answers_with_errors_only_is_replaced(fake_repository: Callable[..., Path]) -> None:
     with supervised(fake_repository(fault="fail after 2"), health=IMPATIENT) as watched:
         eventually(lambda: watched.reports, "nobody noticed")
@@ -223,6 +257,29 @@ def test_a_busy_server_is_left_alone_as_long_as_its_front_lives() -> None:
 def test_an_answer_of_any_kind_clears_it(outcome: Outcome) -> None:
     probe = Answers("silent", "fails", "fails", outcome)
     assert verdict_on(probe, lambda: 1.0, lambda: probe.asked > 500) is None
+
+
+def test_a_sign_of_life_that_stands_still_is_a_reason_to_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not to restart: the probe is answered. Without a request there is no sign, and no reason."""
+    monkeypatch.setattr(health, "_LOOK_SECONDS", 0.001)
+    monkeypatch.setattr(health, "_STILL_SECONDS", 0.01)
+    signs: list[float | None] = [None] * 50 + [5.0, 6.0, 7.0]
+    looked_at = []
+
+    class Probed(Answers):
+        def ask(self, seconds: float) -> ProbeResult:
+            looked_at.append(len(signs))
+            return super().ask(seconds)
+
+    def sign() -> float | None:
+        return signs.pop(0) if len(signs) > 1 else signs[0]
+
+    probe = Probed("works")
+    check = HealthCheck(cast("Probe", probe), sign, HealthPolicy(probe_seconds=1000.0, silence_seconds=0.05))
+    eventually(lambda: probe.asked > 2, "it was not probed")
+    check.stop()
+    assert check.verdict is None
+    assert set(looked_at) == {1}
 
 
 @pytest.mark.parametrize(
