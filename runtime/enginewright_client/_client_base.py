@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from enginewright_client._address import check_address
 from enginewright_client._channel import (
     ChannelConfig,
     Metadata,
@@ -48,6 +49,7 @@ class ClientBase:
         max_message_bytes: int,
         metrics_address: str | None,
     ) -> None:
+        check_address(address)
         self.address = address
         self.model = model
         self.timeout = timeout

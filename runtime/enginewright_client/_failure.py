@@ -64,11 +64,11 @@ _TLS = (
         "its certificate is signed by an unknown authority",
         "give the authority's certificate as TLS(ca=...)",
     ),
-    ("WRONG_VERSION_NUMBER", "tls-failed", "it does not speak TLS", "leave out tls="),
+    ("WRONG_VERSION_NUMBER", "tls-failed", "it does not speak TLS", "connect without TLS"),
     ("handshake", "tls-failed", "the TLS handshake failed", "are these PEM files, and for this server?"),
 )
 _START_ONE = "start a server with `enginewright serve REPO`, or give the address of one"
-_CLOSED = "it closed the connection at once: does it want tls=TLS(), or a client's certificate there?"
+_CLOSED = "it closed the connection at once: does it want TLS or a client's certificate? is it a gRPC port?"
 
 
 def from_message(text: str, request_id: str) -> RequestError:

@@ -241,6 +241,25 @@ def test_an_input_that_the_server_does_not_take_is_named(client: TritonClient) -
     assert (caught.value.field, caught.value.code) == ("max_tokens", "invalid-request")
 
 
+@pytest.mark.parametrize(
+    "address",
+    ["", "localhost", ":8001", "localhost:", "localhost:0", "localhost:65536", "localhost:http"]
+    + ["http://localhost:8001", "localhost:8001/", "a b:1", "::1:8001", "[::1]"],  # noqa: RUF005
+)
+def test_an_address_that_is_none_is_refused_before_anything_is_sent(address: str) -> None:
+    with pytest.raises(InvalidRequest, match="the server's address is") as caught:
+        TritonClient(address)
+    assert caught.value.field == "address"
+
+
+@pytest.mark.parametrize(
+    "address", ["h:1", "a-b.c:65535", "[::1]:8001", "unix:/run/x.sock", "dns:///h:1", "ipv4:127.0.0.1:1"]
+)
+def test_every_address_that_grpc_can_reach_is_taken(address: str) -> None:
+    with TritonClient(address) as client:
+        assert client.address == address
+
+
 def test_without_a_server_there_is_a_connect_error_at_once(client: TritonClient) -> None:
     [port] = choose_ports("127.0.0.1", {"--grpc-port": None})
     with TritonClient(f"127.0.0.1:{port}") as nobody:
