@@ -70,6 +70,8 @@ class ModelSession:
             raise CheckpointError(
                 f"{path} is missing", code="engine-missing", hint="give the folder that build-engine wrote"
             )
+        # ONNX Runtime 1.32's tiled attention stays on: with ORT_GQA_DISABLE_FLASH_ATTENTION=1 a prefill takes
+        # 0.93 of the time and a decode step 0.93 to 1.02, but memory grows with chunk x context.
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or config.threads or 0
         options.inter_op_num_threads = 1
