@@ -16,11 +16,7 @@ ENGINE = {
     "world_size": 2,
     "gpu_memory_mib": 81_559,
 }
-
-
 H100 = {"name": "NVIDIA H100 80GB HBM3", "memory_mib": 81_559, "sm": 90}
-
-
 MACHINE: dict[str, Any] = {"tensorrt_llm": "1.2.1", "tensorrt": "10.14.1.48", "gpus": [H100, H100]}
 
 

@@ -1,4 +1,4 @@
-"""Closed thinking is two requests to the engine: callers leave, engines fail or are late, many run at once."""
+"""Closed thinking is two requests to the engine: callers leave, engines fail, many run at once."""
 
 from __future__ import annotations
 
