@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,9 @@ SETTINGS = (
     "trtllm.max_num_tokens=256",
     "trtllm.max_batch_size=4",
 )
+# Native and YaRN contexts of the tiny model; the stages of an FP8 build.
+LONG = ("context.native=256", "context.long={max_seq_len: 1024, factor: 4.0}")
+FP8 = ["quantize", "report", "checkpoint", "verify", "compile-native", "package"]
 
 
 class Builds:
@@ -67,3 +73,17 @@ class Builds:
     def manifest(self) -> dict[str, Any]:
         loaded: dict[str, Any] = json.loads((self.out / "manifest.json").read_bytes())
         return loaded
+
+
+def names_of(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def run(build: Builds, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name("enginewright"), *arguments]
+    environment = {**os.environ, "ENGINEWRIGHT_CACHE": str(build.cache)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+
+
+def settings() -> list[str]:
+    return [part for text in SETTINGS for part in ("--set", text)]

@@ -15,6 +15,7 @@ from enginewright_onnx.kv_cache import kv_bytes_per_token
 
 from enginewright.expected_tensors import expected_tensors
 from enginewright.limits import Limits
+from enginewright.load_model import FLOAT32_PARAMETERS
 from enginewright.machine import Machine
 from enginewright.recipe import Recipe
 
@@ -136,7 +137,6 @@ _MIB = 1024**2
 _TORCH = 480 * _MIB  # torch, transformers and modelopt imported
 _RUNTIME = 180 * _MIB  # a process with ONNX Runtime and the tokenizer
 _WORK = 150 * _MIB  # what a stage with torch holds beside the weights
-_FLOAT32_PARAMETERS = 4_000_000_000  # larger models are calibrated in the type they are stored in
 _BATCH_TOKENS = 4096  # tokens of one calibration pass
 _SCORES = 2.5  # float32 copies of the attention scores that a calibrated layer makes
 # Forward passes over the calibration set that the work of each format equals.
@@ -185,7 +185,7 @@ def price_stages(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machine
 def _quantize_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes) -> int:
     """Weights in memory, the mapped source, and the activations of one calibration pass."""
     calibration = recipe.quantization.calibration
-    width = _FLOAT if sizes.parameters <= _FLOAT32_PARAMETERS else sizes.source_bytes // sizes.parameters
+    width = _FLOAT if sizes.parameters <= FLOAT32_PARAMETERS else sizes.source_bytes // sizes.parameters
     tokens = min(calibration.samples * calibration.length, max(_BATCH_TOKENS, calibration.length))
     linear = 4 * spec.intermediate_size + 6 * spec.hidden_size
     scores = _SCORES * spec.num_heads * calibration.length

@@ -121,7 +121,7 @@ def _architecture(config: Config) -> Family:
         )
     model_type = config.get("model_type", architecture)
     if model_type != architecture:
-        raise invalid("model_type", model_type, f"{architecture!r}, to match architectures = {named!r}")
+        raise invalid("model_type", model_type, f"{architecture!r}, to match architectures = {short(named)}")
     return architecture
 
 

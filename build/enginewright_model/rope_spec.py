@@ -12,7 +12,7 @@ from typing import Any
 
 from enginewright_errors import CheckpointError
 
-from enginewright_model.fields import MAX_POSITIONS, Config, flag, invalid, number, whole
+from enginewright_model.fields import MAX_POSITIONS, Config, flag, invalid, number, short, whole
 
 __all__ = ["RopeSpec", "read_rope_spec"]
 
@@ -100,19 +100,21 @@ def _rope_object(config: Config, name: str) -> dict[str, Any]:
     fields = {key: item for key, item in value.items() if item is not None}
     old = fields.pop("type", None)
     if old is not None and fields.setdefault("rope_type", old) != old:
-        raise invalid(f"{name}.rope_type", fields["rope_type"], f"{old!r}, as in {name}.type")
+        raise invalid(f"{name}.rope_type", fields["rope_type"], f"{short(old)}, as in {name}.type")
     return fields
 
 
 def _check_agreement(scaling: Config, parameters: Config) -> None:
     """Readers take one or the other: a field in one place alone is a contradiction as well."""
-    names = (scaling.keys() | parameters.keys()) - {"rope_type", "rope_theta"}
+    plain = {"rope_type": "default"}
+    one, other = plain | {**scaling}, plain | {**parameters}
+    names = (one.keys() | other.keys()) - {"rope_type", "rope_theta"}
     for name in ("rope_type", *sorted(names)):
-        if scaling.get(name) != parameters.get(name):
+        if one.get(name) != other.get(name):
             raise invalid(
                 f"rope_parameters.{name}",
-                parameters.get(name),
-                f"{scaling.get(name)!r}, as in rope_scaling",
+                other.get(name),
+                f"{short(one.get(name))}, as in rope_scaling",
                 "write what the model was trained with in both, or in one of them alone",
             )
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from enginewright_errors import CheckpointError
+from enginewright_model import read_json_object
 
 from enginewright_onnx.decoder_weights import DecoderWeights
 from enginewright_onnx.linear_weights import Kind
@@ -77,18 +77,4 @@ def _declared(checkpoint: Path) -> str | None:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as JSON: {error}",
-            code="malformed-config",
-            hint="quantize the checkpoint again",
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds no object", code="malformed-config", hint="quantize the checkpoint again"
-        )
-    return content
+    return read_json_object(path) if path.exists() else {}

@@ -23,6 +23,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 
             id="the older key type",
         ),
         pytest.param({"rope_parameters": {**YARN, "rope_theta": 1e6}}, id="transformers 5"),
+        pytest.param({"rope_parameters": {**YARN, "rope_theta": 1e6}, "rope_scaling": {}}, id="an empty one"),
         pytest.param(
             {"rope_theta": 1e6, "rope_scaling": YARN, "rope_parameters": {**YARN, "rope_theta": 1e6}},
             id="both",
@@ -102,3 +103,8 @@ def test_both_generations_of_transformers_are_told_the_same(rope: dict[str, Any]
     assert spec.scaling == (rope or None)
     assert read_rope_spec({"rope_theta": 1e6, "rope_scaling": spec.scaling}) == spec
     assert read_rope_spec({"rope_parameters": spec.as_json()}) == spec
+
+
+def test_plain_rope_may_be_named_in_one_place_alone() -> None:
+    config = {"rope_scaling": {"rope_type": "default"}, "rope_parameters": {"rope_theta": 1e6}}
+    assert read_rope_spec(config) == RopeSpec("default", 1e6)

@@ -1,4 +1,4 @@
-"""Checkpoints that the real ModelOpt quantized, made once a session."""
+"""Quantized checkpoints, made once a session: by the real ModelOpt, and of random bytes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 from engines.modelopt_tiny import quantize_tiny
+from engines.trtllm_writing import Made
+from trtllm_models import (
+    SMALL,
+    SMALL_AWQ,
+    write_unified,
+)
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +31,20 @@ def quantized(tiny: Callable[..., Path], tmp_path_factory: pytest.TempPathFactor
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def unifieds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
+    """Small unified checkpoints of QwQ's proportions, one for each quantization."""
+    root = tmp_path_factory.mktemp("unified")
+    return {
+        quantization: (
+            root / quantization,
+            write_unified(
+                root / quantization,
+                quantization=quantization,
+                **(SMALL_AWQ if quantization == "int4_awq" else SMALL),
+            ),
+        )
+        for quantization in ("none", "fp8", "fp8kv", "int4_awq")
+    }

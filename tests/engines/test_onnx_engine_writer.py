@@ -153,6 +153,7 @@ def test_progress_rises_to_its_total(quantized: Callable[..., Path], tmp_path: P
 def test_memory_does_not_grow_with_the_weights(tmp_path: Path) -> None:
     vocab, hidden = 120_000, 512
     config = {
+        "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_size": hidden,
         "intermediate_size": 4096,
@@ -253,7 +254,7 @@ def test_a_bad_tensor_of_a_quantized_checkpoint_is_refused_by_name(
         ({"quantization": {"quant_algo": "W4A8_AWQ"}}, "unknown-quantization", "W4A8_AWQ"),
         ({"quantization": {"quant_algo": "FP8"}}, "undeclared-quantization", "int4"),
         ({}, "undeclared-quantization", "no format"),
-        ("{", "malformed-config", "hf_quant_config.json"),
+        ("{", "json-invalid", "hf_quant_config.json"),
     ],
 )
 def test_a_declaration_that_does_not_fit_the_tensors_is_refused(

@@ -1,5 +1,4 @@
-"""A written checkpoint holds the source's bytes, whatever the ranks; memory does not grow with the model;
-damaged or unsuitable sources are refused before anything is written."""
+"""A written checkpoint holds the source's bytes, whatever the ranks; memory does not grow with the model."""
 
 from __future__ import annotations
 
@@ -11,65 +10,32 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from enginewright_errors import (
-    CheckpointError,
-    DoesNotFit,
-    EnginewrightError,
-    RecipeError,
-    StageFailed,
-    UsageError,
-)
-from enginewright_trtllm import check_checkpoint, tensor_file, write_checkpoint
+from engines.trtllm_writing import Made, write
+from enginewright_trtllm import tensor_file, write_checkpoint
 from safetensors.torch import load_file, save_file
 from trtllm_models import (
     SMALL,
     SMALL_AWQ,
     TRUE_LAYER,
-    Tensors,
     reassemble,
     same_bytes,
     save,
-    write_quant_config,
     write_unified,
 )
 
 CONTRACT = json.loads((Path(__file__).parent / "trtllm_contract.json").read_text())
 PARALLEL = [(tp, pp) for tp in (1, 2, 4, 8) for pp in (1, 2)]
-Made = tuple[Path, Tensors]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
-    """Small unified checkpoints of QwQ's proportions, one for each quantization."""
-    root = tmp_path_factory.mktemp("unified")
-    return {
-        quantization: (
-            root / quantization,
-            write_unified(
-                root / quantization,
-                quantization=quantization,
-                **(SMALL_AWQ if quantization == "int4_awq" else SMALL),
-            ),
-        )
-        for quantization in ("none", "fp8", "fp8kv", "int4_awq")
-    }
-
-
-def write(unified: Path, out: Path, **options: Any) -> Path:
-    write_checkpoint(unified, out, **{"max_position_embeddings": 32768, **options})
-    return out
 
 
 @pytest.mark.parametrize(("tp", "pp"), PARALLEL)
 @pytest.mark.parametrize("quantization", ["none", "fp8", "fp8kv", "int4_awq"])
 def test_reassembled_rank_files_are_the_source_bit_for_bit(
-    made: dict[str, Made], tmp_path: Path, quantization: str, tp: int, pp: int
+    unifieds: dict[str, Made], tmp_path: Path, quantization: str, tp: int, pp: int
 ) -> None:
-    unified, source = made[quantization]
+    unified, source = unifieds[quantization]
     whole = reassemble(write(unified, tmp_path / "out", tp=tp, pp=pp))
     expected = {name: tensor for name, tensor in source.items() if not name.endswith(("k_scale", "v_scale"))}
     assert whole.keys() == expected.keys()
@@ -80,16 +46,16 @@ def test_reassembled_rank_files_are_the_source_bit_for_bit(
 @pytest.mark.parametrize("block_bytes", [1, 777, 40000])
 @pytest.mark.parametrize("quantization", ["none", "fp8", "int4_awq"])
 def test_the_size_of_the_buffer_changes_nothing(
-    made: dict[str, Made],
+    unifieds: dict[str, Made],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     quantization: str,
     block_bytes: int,
 ) -> None:
     """A 32B model's tensors come in many blocks that end anywhere within a rank's rows; these come in one."""
-    whole = write(made[quantization][0], tmp_path / "whole", tp=4)
+    whole = write(unifieds[quantization][0], tmp_path / "whole", tp=4)
     monkeypatch.setattr(tensor_file, "BLOCK_BYTES", block_bytes)
-    blocks = write(made[quantization][0], tmp_path / "blocks", tp=4)
+    blocks = write(unifieds[quantization][0], tmp_path / "blocks", tp=4)
     for rank in range(4):
         name = f"rank{rank}.safetensors"
         assert (blocks / name).read_bytes() == (whole / name).read_bytes()
@@ -97,11 +63,11 @@ def test_the_size_of_the_buffer_changes_nothing(
 
 @pytest.mark.parametrize("block_bytes", [777, 1 << 24])
 def test_fp8_weights_are_quantized_from_the_original_with_the_largest_scale(
-    made: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+    unifieds: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
 ) -> None:
     monkeypatch.setattr(tensor_file, "BLOCK_BYTES", block_bytes)
-    original, source = made["none"]
-    unified = dict(made["fp8"][1])
+    original, source = unifieds["none"]
+    unified = dict(unifieds["fp8"][1])
     for name in list(unified):
         if name.endswith("weight_scale"):
             weight = source[name.removesuffix("_scale")].float()
@@ -109,7 +75,7 @@ def test_fp8_weights_are_quantized_from_the_original_with_the_largest_scale(
             unified[name.removesuffix("_scale")] = (weight / unified[name]).to(torch.float8_e4m3fn)
     save(tmp_path / "unified", unified)
     for file in ("config.json", "hf_quant_config.json"):
-        shutil.copy(made["fp8"][0] / file, tmp_path / "unified")
+        shutil.copy(unifieds["fp8"][0] / file, tmp_path / "unified")
 
     whole = reassemble(write(tmp_path / "unified", tmp_path / "out", tp=4, pp=2, original=original))
     for layer in range(4):
@@ -143,9 +109,9 @@ def test_float32_weights_are_rounded_once_as_the_quantize_stage_rounds_them(tmp_
 
 
 def test_rank_files_open_in_the_library_that_upstream_reads_them_with(
-    made: dict[str, Made], tmp_path: Path
+    unifieds: dict[str, Made], tmp_path: Path
 ) -> None:
-    out = write(made["int4_awq"][0], tmp_path / "out", tp=2)
+    out = write(unifieds["int4_awq"][0], tmp_path / "out", tp=2)
     loaded = load_file(out / "rank1.safetensors")
     assert loaded["transformer.layers.0.attention.qkv.weight"].dtype == torch.int8
     assert sorted(path.name for path in out.iterdir()) == [
@@ -155,8 +121,8 @@ def test_rank_files_open_in_the_library_that_upstream_reads_them_with(
     ]
 
 
-def test_fp8_kv_scales_are_merged_and_never_below_one(made: dict[str, Made], tmp_path: Path) -> None:
-    tensors = load_file(write(made["fp8kv"][0], tmp_path / "out") / "rank0.safetensors")
+def test_fp8_kv_scales_are_merged_and_never_below_one(unifieds: dict[str, Made], tmp_path: Path) -> None:
+    tensors = load_file(write(unifieds["fp8kv"][0], tmp_path / "out") / "rank0.safetensors")
     at = "transformer.layers.3.attention."
     scales = {which: tensors[f"{at}{which}_cache_scaling_factor"].tolist() for which in ("k", "v", "kv")}
     assert scales == {"k": [1.0], "v": [1.5], "kv": [1.5]}
@@ -209,8 +175,8 @@ def test_a_llama_checkpoint_has_no_biases_and_no_qwen_keys(tmp_path: Path) -> No
     assert not {"qwen_type", "seq_length"} & config.keys()
 
 
-def test_a_sharded_source_is_read_across_its_files(made: dict[str, Made], tmp_path: Path) -> None:
-    unified, source = made["none"]
+def test_a_sharded_source_is_read_across_its_files(unifieds: dict[str, Made], tmp_path: Path) -> None:
+    unified, source = unifieds["none"]
     parts = tmp_path / "unified"
     parts.mkdir()
     shutil.copy(unified / "config.json", parts)
@@ -224,10 +190,10 @@ def test_a_sharded_source_is_read_across_its_files(made: dict[str, Made], tmp_pa
         assert (a / name).read_bytes() == (b / name).read_bytes()
 
 
-def test_progress_reaches_the_bytes_that_were_written(made: dict[str, Made], tmp_path: Path) -> None:
+def test_progress_reaches_the_bytes_that_were_written(unifieds: dict[str, Made], tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     summary = write_checkpoint(
-        made["fp8"][0],
+        unifieds["fp8"][0],
         tmp_path / "out",
         tp=2,
         pp=2,
@@ -281,169 +247,3 @@ def test_a_layer_of_a_32b_model_needs_less_memory_than_its_largest_tensor(true_l
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     peak = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
     assert int(peak.stdout) / 1024 < 100
-
-
-def test_an_interrupted_write_leaves_nothing_that_could_be_built(
-    made: dict[str, Made], tmp_path: Path
-) -> None:
-    def stop(done: int, total: int) -> None:
-        if done > total / 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write(made["none"][0], tmp_path / "out", tp=2, progress=stop)
-    assert list((tmp_path / "out").iterdir()) == []
-    assert [problem.code for problem in check_checkpoint(tmp_path / "out")] == ["config-missing"]
-
-
-def test_a_disk_error_is_told_and_leaves_no_rank_file(
-    made: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(StageFailed, match="No space left on device"):
-        write(made["none"][0], tmp_path / "out", tp=2)
-    monkeypatch.undo()
-    write(made["none"][0], tmp_path / "out", tp=2)
-
-
-def test_a_used_folder_is_not_written_into(made: dict[str, Made], tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "rank0.safetensors").touch()
-    with pytest.raises(UsageError, match="not empty"):
-        write(made["none"][0], tmp_path / "out")
-
-
-def test_a_full_disk_is_noticed_before_the_first_byte(
-    made: dict[str, Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: type(usage)(usage.total, usage.total, 1000))
-    with pytest.raises(DoesNotFit, match="GB free"):
-        write(made["none"][0], tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def copy_of(made: Made, folder: Path) -> tuple[Path, Tensors]:
-    shutil.copytree(made[0], folder)
-    return folder, dict(made[1])
-
-
-@pytest.mark.parametrize(
-    ("change", "code", "named"),
-    [
-        ({"self_attn.k_proj.bias": None}, "tensor-missing", "k_proj.bias"),
-        ({"self_attn.o_proj.bias": torch.zeros(160)}, "tensor-unexpected", "o_proj.bias"),
-        ({"mlp.up_proj.weight": torch.zeros(288, 161)}, "tensor-mismatch", "up_proj.weight"),
-        ({"input_layernorm.weight": torch.zeros(160, dtype=torch.int64)}, "tensor-mismatch", "I64"),
-    ],
-)
-def test_a_source_whose_tensors_do_not_fit_is_refused_by_name(
-    made: dict[str, Made], tmp_path: Path, change: dict[str, torch.Tensor | None], code: str, named: str
-) -> None:
-    folder, tensors = copy_of(made["none"], tmp_path / "unified")
-    for suffix, tensor in change.items():
-        name = f"model.layers.1.{suffix}"
-        tensors.pop(name, None)
-        if tensor is not None:
-            tensors[name] = tensor
-    save(folder, tensors)
-    with pytest.raises(CheckpointError, match=named) as caught:
-        write(folder, tmp_path / "out")
-    assert caught.value.code == code
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"quant_algo": "NVFP4"}, "NVFP4"),
-        ({"quant_algo": "W4A16_AWQ", "group_size": 32}, "group_size = 32"),
-        ({"quant_algo": "W4A16_AWQ", "kv_cache_quant_algo": "FP8"}, "FP8 KV cache"),
-        ({"exclude_modules": ["model.embed_tokens"]}, "exclude_modules"),
-        ({"exclude_modules": ["lm_head", "model.layers.0*"]}, "layers.0"),
-    ],
-)
-def test_a_quantization_that_has_no_checkpoint_is_refused(
-    made: dict[str, Made], tmp_path: Path, change: dict[str, Any], named: str
-) -> None:
-    folder, _ = copy_of(made["fp8"], tmp_path / "unified")
-    write_quant_config(folder, "fp8", **change)
-    with pytest.raises(CheckpointError, match=named):
-        write(folder, tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"model_type": "mistral"}, "mistral"),
-        ({"use_sliding_window": True, "max_window_layers": 1}, "sliding_window"),
-        ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"num_key_value_heads": 0}, "num_key_value_heads is 0"),
-        ({"dtype": "int8"}, "int8"),
-        ({"rope_theta": 10000.0}, "rope_theta"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization"),
-        ({"rms_norm_eps": None}, "rms_norm_eps"),
-    ],
-)
-def test_a_model_that_would_be_served_wrongly_is_refused(
-    made: dict[str, Made], tmp_path: Path, change: dict[str, Any], named: str
-) -> None:
-    folder, _ = copy_of(made["none"], tmp_path / "unified")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | change))
-    with pytest.raises(CheckpointError, match=named):
-        write(folder, tmp_path / "out")
-
-
-def test_a_head_that_is_neither_there_nor_tied_is_missed(made: dict[str, Made], tmp_path: Path) -> None:
-    folder, tensors = copy_of(made["none"], tmp_path / "unified")
-    del tensors["lm_head.weight"]
-    save(folder, tensors)
-    with pytest.raises(CheckpointError, match=r"lm_head\.weight is missing"):
-        write(folder, tmp_path / "out")
-
-
-@pytest.mark.parametrize("keep", [4, 100, 20000])
-def test_a_cut_file_is_refused(made: dict[str, Made], tmp_path: Path, keep: int) -> None:
-    folder, _ = copy_of(made["none"], tmp_path / "unified")
-    data = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(data[:keep])
-    with pytest.raises(CheckpointError, match="not a whole safetensors file"):
-        write(folder, tmp_path / "out")
-
-
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_scale_that_no_calibration_gives_is_refused(
-    made: dict[str, Made], tmp_path: Path, value: float
-) -> None:
-    folder, tensors = copy_of(made["fp8"], tmp_path / "unified")
-    tensors["model.layers.2.mlp.down_proj.input_scale"] = torch.tensor(value)
-    save(folder, tensors)
-    with pytest.raises(CheckpointError, match=r"layers\.2\.mlp\.down_proj\.input_scale"):
-        write(folder, tmp_path / "out")
-
-
-def test_prequant_scales_of_one_input_must_agree(made: dict[str, Made], tmp_path: Path) -> None:
-    folder, tensors = copy_of(made["int4_awq"], tmp_path / "unified")
-    tensors["model.layers.0.self_attn.q_proj.pre_quant_scale"] = torch.full((512,), 2.0).bfloat16()
-    save(folder, tensors)
-    with pytest.raises(CheckpointError, match=r"attention\.qkv\.prequant_scaling_factor"):
-        write(folder, tmp_path / "out")
-    for part in "kv":
-        tensors[f"model.layers.0.self_attn.{part}_proj.pre_quant_scale"] = torch.full((512,), 2.0).bfloat16()
-    save(folder, tensors)
-    out = write(folder, tmp_path / "agreeing")
-    scale = load_file(out / "rank0.safetensors")["transformer.layers.0.attention.qkv.prequant_scaling_factor"]
-    assert (scale == 2.0).all()
-
-
-@pytest.mark.parametrize(("options", "error"), [({"tp": 16}, RecipeError), ({"pp": 3}, RecipeError)])
-def test_sizes_that_do_not_divide_write_nothing(
-    made: dict[str, Made], tmp_path: Path, options: dict[str, int], error: type[EnginewrightError]
-) -> None:
-    with pytest.raises(error, match="multiple of"):
-        write(made["fp8"][0], tmp_path / "out", **options)
-    assert not (tmp_path / "out").exists()

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from enginewright.load_model import FLOAT32_PARAMETERS
 from enginewright.machine import available_memory
-from enginewright.stages import quantize
 from enginewright_model import ModelSpec
 from enginewright_trtllm.gpus import Gpu
 from enginewright_trtllm.stage_costs import StageCost, stage_costs
@@ -79,7 +79,7 @@ def layer_bounds(
 def _resident(dims: ModelSpec) -> int:
     """Bytes of the weights while they are calibrated: small models are widened to float32."""
     size = source_bytes(dims)
-    return 2 * size if size // 2 <= quantize._FLOAT32_PARAMETERS else size
+    return 2 * size if size // 2 <= FLOAT32_PARAMETERS else size
 
 
 def _most(need: Callable[[int], int], have: float, limit: int) -> int:

@@ -14,9 +14,9 @@ from enginewright_front.front_config import FrontConfig
 from enginewright_front.onnx_backend import OnnxBackend
 from enginewright_onnx import EngineOptions, write_engine
 from enginewright_onnx.runtime import Engine
-from triton_repo.front_under_test import FrontUnderTest
-from triton_repo.test_reasoning_budget import MARKERS, WAIT_SECONDS
+from triton_repo.front_under_test import WAIT_SECONDS, FrontUnderTest
 from triton_repo.test_trtllm_inputs import NEUTRAL
+from triton_repo.thinking import MARKERS
 
 
 @pytest.fixture(scope="module")

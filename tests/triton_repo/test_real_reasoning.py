@@ -20,7 +20,7 @@ from enginewright_onnx.runtime import Engine, SamplingParams
 from tiny_models import CHAT_TEMPLATE
 from tokenizers import AddedToken
 from triton_repo.real_triton import WAIT_SECONDS, WireCaller, infer_inputs, one, running_triton, text_of
-from triton_repo.test_reasoning_budget import wait_until
+from triton_repo.thinking import wait_until
 from triton_repo.trtllm_repository import (
     LONG,
     NATIVE,

@@ -23,10 +23,10 @@ from enginewright.calibration_device import calibration_device
 from enginewright.checkpoint import Checkpoint
 from enginewright.export_check import check_export
 from enginewright.export_checkpoint import complete_export, name_kept_layers, source_dtype
+from enginewright.load_model import load_model
 from enginewright.modelopt_config import CALIBRATION_PASSES, check_group_size, modelopt_config
 from enginewright.recipe import QuantizationRecipe
 from enginewright.torch_session import torch_session
-from enginewright.transformers_config import transformers_config
 
 __all__ = ["QuantizationSummary", "quantize"]
 
@@ -35,8 +35,6 @@ Progress = Callable[[int, int], None]
 # Tokens a forward pass. AWQ quantizes every weight anew for each pass, so few long ones are quickest;
 # beyond this the activations of a wide model need more memory than they save time.
 _BATCH_TOKENS = 4096
-# Calibrate in float32 up to this many parameters (16 GB); larger models stay in the dtype they are stored in.
-_FLOAT32_PARAMETERS = 4_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def quantize(
     Raises:
         RecipeError: a group size that does not divide, or calibration data that cannot be used.
         CheckpointError: weights with NaN or infinity.
-        StageFailed: ModelOpt failed, or what it wrote does not resemble the source.
+        StageFailed: the model does not load, ModelOpt failed, or what it wrote does not resemble the source.
     """
     check_group_size(source.spec, options)
     out.mkdir(parents=True, exist_ok=True)
@@ -83,7 +81,7 @@ def quantize(
         return QuantizationSummary(None, None, None)
     calibration = load_calibration(options.calibration, source.folder)
     with torch_session(threads):
-        model = _load(source)
+        model = load_model(source)
         model.to(calibration_device(model.get_memory_footprint()) if use_gpu else "cpu")
         _check_finite(model)
         _calibrate(model, options, calibration.ids, progress, fp8_kv=fp8_kv)
@@ -105,23 +103,6 @@ def _copy_weights(source: Checkpoint, out: Path, progress: Progress | None) -> N
         done += path.stat().st_size
         if progress:
             progress(done, total)
-
-
-def _load(source: Checkpoint) -> Any:
-    import torch
-    from transformers import AutoModelForCausalLM, GenerationConfig
-
-    small = source.num_parameters <= _FLOAT32_PARAMETERS
-    return AutoModelForCausalLM.from_pretrained(
-        source.folder,
-        config=transformers_config(source.spec),
-        generation_config=GenerationConfig(),  # not the checkpoint's, which transformers may refuse
-        dtype=torch.float32 if small else getattr(torch, source_dtype(source)),
-        attn_implementation="sdpa",
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-    ).eval()
 
 
 def _check_finite(model: Any) -> None:
