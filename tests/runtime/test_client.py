@@ -243,8 +243,20 @@ def test_an_input_that_the_server_does_not_take_is_named(client: TritonClient) -
 
 @pytest.mark.parametrize(
     "address",
-    ["", "localhost", ":8001", "localhost:", "localhost:0", "localhost:65536", "localhost:http"]
-    + ["http://localhost:8001", "localhost:8001/", "a b:1", "::1:8001", "[::1]"],  # noqa: RUF005
+    [
+        "",
+        "localhost",
+        ":8001",
+        "localhost:",
+        "localhost:0",
+        "localhost:65536",
+        "localhost:http",
+        "http://localhost:8001",
+        "localhost:8001/",
+        "a b:1",
+        "::1:8001",
+        "[::1]",
+    ],
 )
 def test_an_address_that_is_none_is_refused_before_anything_is_sent(address: str) -> None:
     with pytest.raises(InvalidRequest, match="the server's address is") as caught:

@@ -12,13 +12,26 @@ from enginewright_errors import UsageError
 if TYPE_CHECKING:
     from enginewright_client import TLS
 
-__all__ = ["SERVER", "Secured", "Server", "TlsCa", "TlsCert", "TlsKey", "TokenFile", "read_secret"]
+__all__ = [
+    "MODEL",
+    "SERVER",
+    "Model",
+    "Secured",
+    "Server",
+    "TlsCa",
+    "TlsCert",
+    "TlsKey",
+    "TokenFile",
+    "read_secret",
+]
 
 SERVER = "127.0.0.1:8001"
+MODEL = "llm"
 _SYSTEM = "system"
 _PANEL = "Secured servers"
 
 Server = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="gRPC address of the server.")]
+Model = Annotated[str, typer.Option("--model", help="The model to ask, by its name in Triton.")]
 TokenFile = Annotated[
     Path | None,
     typer.Option("--token-file", help="A file with the token that it asks for.", rich_help_panel=_PANEL),

@@ -24,7 +24,7 @@ def gateway(
     server: connection.Server = connection.SERVER,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
-    model: Annotated[str, typer.Option("--model", help="The model's name in Triton.")] = "llm",
+    model: connection.Model = connection.MODEL,
     api_key_file: Annotated[
         Path | None,
         typer.Option("--api-key-file", help=f"File with the key callers need; or ${_KEY_VARIABLE}."),
