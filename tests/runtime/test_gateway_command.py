@@ -28,6 +28,22 @@ def test_it_answers_until_it_is_stopped(
         assert command.errors() == ""
 
 
+def test_a_second_ctrl_c_ends_it_at_once(fake_server: TritonServer, tmp_path: Path) -> None:
+    body = {"model": "llm", "prompt": "count 100000 10", "stream": True}
+    with Command(tmp_path, "gateway", "--server", fake_server.grpc_address, "--port", "0") as command:
+        command.prints("Ctrl-C stops it")
+        url = re.findall(r"OpenAI API at (\S+) for", command.text())[0]
+        with httpx.stream("POST", f"{url}/completions", json=body, timeout=None) as answer:
+            next(answer.iter_lines())
+            command.interrupt()
+            with pytest.raises(httpx.ConnectError):
+                while True:  # it listens until it has seen the first
+                    httpx.get(f"{url}/models")
+            command.interrupt()
+            assert command.code() == 130
+        assert command.errors() == ""
+
+
 def test_beyond_this_machine_it_wants_a_key(
     fake_server: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
