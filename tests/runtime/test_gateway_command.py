@@ -61,6 +61,17 @@ def test_beyond_this_machine_it_wants_a_key(
         assert "sk-secret" not in command.text() + command.errors()
 
 
+def test_a_key_that_nobody_could_send_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").write_text("one\ntwo")
+    with Command(tmp_path, "gateway", "--api-key-file", "key") as command:
+        assert command.code() == 2
+        assert "--api-key-file key holds characters that a header cannot carry" in command.errors()
+    monkeypatch.setenv("ENGINEWRIGHT_API_KEY", "ключ")
+    with Command(tmp_path, "gateway") as command:
+        assert command.code() == 2
+        assert "$ENGINEWRIGHT_API_KEY holds characters" in command.errors()
+
+
 def test_a_port_that_is_taken_is_named(fake_server: TritonServer, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

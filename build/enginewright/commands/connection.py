@@ -22,6 +22,7 @@ __all__ = [
     "TlsCert",
     "TlsKey",
     "TokenFile",
+    "check_secret",
     "read_secret",
 ]
 
@@ -76,7 +77,10 @@ class Secured:
 
 
 def read_secret(option: str, file: Path) -> str:
-    """The text in `file` without the space around it, which is never shown. Raises UsageError."""
+    """The text in `file` without the space around it, which is never shown.
+
+    Raises UsageError for a file that is empty or no text, and for what no HTTP header can carry.
+    """
     try:
         secret = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
@@ -85,4 +89,15 @@ def read_secret(option: str, file: Path) -> str:
         ) from None
     if not secret:
         raise UsageError(f"{option} {file} is empty", code="bad-secret-file", hint="write the secret into it")
+    check_secret(f"{option} {file}", secret)
     return secret
+
+
+def check_secret(source: str, secret: str) -> None:
+    """Raises UsageError for a secret from `source` that no HTTP header can carry: nobody could send it."""
+    if not (secret.isascii() and secret.isprintable()):
+        raise UsageError(
+            f"{source} holds characters that a header cannot carry",
+            code="bad-secret-file",
+            hint="one line of printable ASCII",
+        )

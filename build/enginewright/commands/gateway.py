@@ -109,5 +109,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _read_key(file: Path | None) -> str | None:
     if file is None:
-        return os.environ.get(_KEY_VARIABLE) or None
+        key = os.environ.get(_KEY_VARIABLE) or None
+        if key is not None:
+            connection.check_secret(f"${_KEY_VARIABLE}", key)
+        return key
     return connection.read_secret("--api-key-file", file)
