@@ -22,15 +22,11 @@ __all__ = ["DecodeLimit", "decode_limit", "prefill_seconds"]
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimit:
-    """Tokens a second of each of `batch` sequences that are `context` tokens long, and of all together."""
+    """Tokens a second of each of `batch` sequences that are `context` tokens long."""
 
     context: int
     batch: int
     tokens_per_second: float
-
-    @property
-    def total_tokens_per_second(self) -> float:
-        return self.batch * self.tokens_per_second
 
 
 def decode_limit(

@@ -38,7 +38,9 @@ _BY_CODE: dict[str, type[RequestError]] = {
     "shutting-down": ServerOverloaded,
     "request-time-limit": RequestTimeout,
 }
-_NO_MODEL = re.compile(r"unknown model|is not found|is not ready|has no available versions")
+# Of a model that Triton knows: while the server starts or drains, or after its process died.
+_NOT_UP = re.compile(r"is not ready|has no available versions")
+_NO_MODEL = re.compile(r"unknown model|is not found")
 _REFUSED_BY_TRITON = re.compile(
     r"inference input|unexpected shape|inference request batch-size|request has 0 inputs"
 )
@@ -84,6 +86,13 @@ def from_message(text: str, request_id: str) -> RequestError:
                 message, code=code, hint=hint, request_id=request_id, field=field[1] if field else None
             )
         return kind(message, code=code, hint=hint, request_id=request_id)
+    if _NOT_UP.search(text):
+        return ServerOverloaded(
+            text,
+            code="unavailable",
+            hint="the server is starting or stopping: try again later",
+            request_id=request_id,
+        )
     if _NO_MODEL.search(text):
         return ModelNotFound(
             text,

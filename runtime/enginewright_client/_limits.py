@@ -19,6 +19,8 @@ from enginewright_client._transport import TransportError
 
 __all__ = ["Limits"]
 
+_A_YEAR = 365 * 86400.0  # gRPC's clock overflows beyond 292, and then the deadline is over at once
+
 
 class Limits:
     """The time that is left of a call, and whether it may be tried again.
@@ -100,4 +102,4 @@ class Limits:
         left = self._start + seconds - time.monotonic()
         if left <= 0:
             raise self.too_late(code)
-        return left
+        return min(left, _A_YEAR)

@@ -56,6 +56,7 @@ def encode_request(
     Raises InvalidRequest, naming the field, for what the wire cannot carry, for a setting that the model does
     not take, and for one that it cannot do without: Triton lets an ensemble without it hang for ever.
     """
+    _text("request_id", request_id)
     request = _Request(config, request_id)
     _add_prompt(request, dialect, prompt)
     if dialect.stream in config.inputs:
@@ -210,7 +211,7 @@ def _float(name: str, number: float, layout: str) -> bytes:
         raise _refused(name, f"is {number!r}", "give a number")
     try:
         return struct.pack(layout, number)
-    except OverflowError:
+    except (OverflowError, struct.error):  # the latter for an integer beyond any float
         raise _refused(name, f"is {number}", "the wire carries 32-bit floats") from None
 
 

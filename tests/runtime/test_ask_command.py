@@ -41,6 +41,12 @@ def test_the_answer_goes_to_stdout_and_nothing_else(ask: Callable[..., Command])
         assert command.errors() == ""
 
 
+def test_a_model_that_is_not_served_is_named(ask: Callable[..., Command]) -> None:
+    with ask("Hello", "--model", "other") as command:
+        assert command.code() == 2
+        assert "'other'" in command.errors()
+
+
 def test_the_answer_is_streamed(ask: Callable[..., Command]) -> None:
     with ask("count 100000 10") as command:
         command.prints("0 1 2 3 ")

@@ -44,7 +44,7 @@ def history(chat: Terminal, tmp_path: Path) -> list[dict[str, str]]:
     file = tmp_path / "saved.json"
     file.unlink(missing_ok=True)
     ask(chat, f"/save {file}")
-    eventually(file.is_file, "nothing was saved")
+    chat.shows("saved: ")
     turns: list[dict[str, str]] = json.loads(file.read_text())["turns"]
     return turns
 
@@ -112,6 +112,8 @@ def test_a_saved_conversation_goes_on(chat: Terminal, thinker: TritonServer, tmp
     chat.shows("said before ")
     saved = history(chat, tmp_path)
     with Terminal("chat", "--server", thinker.grpc_address, "--load", str(tmp_path / "saved.json")) as again:
+        ask(again, f"/load {tmp_path / 'saved.json'}")
+        again.shows("turns loaded: 1")
         ask(again, "/thinking")
         again.shows("deep")
         assert history(again, tmp_path) == saved

@@ -213,6 +213,13 @@ def test_a_limit_that_is_over_frees_the_slot(
         eventually(lambda: _cancelled(client) == before + 2, "the requests ran on")
 
 
+@pytest.mark.parametrize("seconds", [1e10, 1e300, float("inf")])
+def test_a_limit_beyond_every_clock_is_none(fake_server: TritonServer, seconds: float) -> None:
+    limit = Timeout(first_token=seconds, total=seconds)
+    with TritonClient(fake_server.grpc_address, timeout=limit) as client:
+        assert client.generate("a b").text == "a b "
+
+
 def test_an_answer_that_begins_in_time_may_take_longer(fake_server: TritonServer) -> None:
     timeout = Timeout(first_token=10)
     with TritonClient(fake_server.grpc_address, timeout=timeout) as client:

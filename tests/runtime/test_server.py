@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from enginewright_client import ConnectError, RequestError, TritonClient
+from enginewright_client import ConnectError, RequestError, ServerOverloaded, TritonClient
 from enginewright_errors import StageFailed
 from enginewright_serve import TritonServer
 from runtime.conftest import Traces, eventually
@@ -73,6 +73,23 @@ def test_running_requests_end_before_the_server_does(
         assert len(list(answer)) >= 99
         assert answer.finish_reason == "stop"
         stopper.join()
+    assert traces.nothing_left()
+
+
+def test_a_request_to_a_server_that_is_stopping_may_be_tried_again(
+    fake_repository: Callable[..., Path], traces: Traces
+) -> None:
+    server = TritonServer(fake_repository())
+    server.start()
+    with TritonClient(server.grpc_address) as client, client.stream("count 100000 10") as answer:
+        next(answer)
+        stopper = threading.Thread(target=server.stop)
+        stopper.start()
+        with pytest.raises(ServerOverloaded, match="no available versions") as caught:
+            while True:  # it takes requests until it has begun to stop
+                client.generate("a")
+        assert caught.value.code == "unavailable"
+    stopper.join()
     assert traces.nothing_left()
 
 

@@ -58,6 +58,7 @@ def test_an_integer_is_carried_exactly_or_refused(name: str, value: Any) -> None
 
 
 @given(st.one_of(st.floats(), st.integers(), st.booleans(), st.text()))
+@example(10**400)
 def test_a_number_is_carried_to_32_bits_or_refused(value: Any) -> None:
     try:
         [carried] = struct.unpack("<f", encoded(temperature=value)["temperature"])
@@ -83,6 +84,13 @@ def test_what_is_not_of_its_type_is_refused(sampling: dict[str, Any], field: str
     with pytest.raises(InvalidRequest) as caught:
         encoded(**sampling)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("request_id", ["\ud800", 5])
+def test_a_request_id_that_is_no_text_is_refused(request_id: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        encode_request(LLM, ENGINEWRIGHT, request_id, "x", SamplingParams(), stream=True)
+    assert caught.value.field == "request_id"
 
 
 @pytest.mark.parametrize("messages", [[1], [{"role": object()}], [{"content": "\udfff"}]])

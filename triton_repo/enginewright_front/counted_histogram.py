@@ -13,8 +13,7 @@ class CountedHistogram:
     """Shown as the counters that Prometheus makes of a histogram: NAME_bucket, NAME_sum and NAME_count.
 
     Triton's own kind takes one message to the server for each observation, 10 microseconds and more. This
-    one's observation takes half a microsecond, and `publish` a message for each counter that changed. Not
-    locked.
+    one's observation takes 0.14, and `publish` a message for each counter that changed. Not locked.
     """
 
     def __init__(

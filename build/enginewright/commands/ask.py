@@ -35,9 +35,12 @@ def ask(
         str | None, typer.Argument(help="The question; - or none at all reads standard input.")
     ] = None,
     server: connection.Server = connection.SERVER,
+    model: connection.Model = connection.MODEL,
     files: Annotated[
         list[Path] | None,
-        typer.Option("--file", "-f", help="A text to put below the question; - is standard input."),
+        typer.Option(
+            "--file", "-f", metavar="FILE", help="A text to put below the question; - is standard input."
+        ),
     ] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Length of the answer.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")] = None,
@@ -73,7 +76,7 @@ def ask(
         sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed)
         screen = _JsonScreen() if json_lines else AnswerScreen(Console(soft_wrap=True), mode)
         with (
-            TritonClient(server, token=secured.token, tls=secured.tls) as client,
+            TritonClient(server, model=model, token=secured.token, tls=secured.tls) as client,
             _start(client, text, sampling, system, max_reasoning_tokens, raw=raw) as answer,
         ):
             speed = AnswerSpeed()

@@ -34,7 +34,7 @@ bench_app = typer.Typer(rich_markup_mode=None)
 def bench(
     context: typer.Context,
     server: connection.Server = connection.SERVER,
-    model: Annotated[str, typer.Option("--model", help="The model to ask.")] = "llm",
+    model: connection.Model = connection.MODEL,
     concurrency: Annotated[
         str | None,
         typer.Option("--concurrency", metavar="N,N,...", help="Closed loop: users [default: 1,2,4,8]."),

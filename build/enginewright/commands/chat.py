@@ -19,20 +19,22 @@ if TYPE_CHECKING:
 __all__ = ["chat"]
 
 _HELP = """\
-/new                 forget what was said
-/retry               ask the last question again
-/undo                take the last question and answer back
-/system TEXT         instructions for the model; without TEXT, none
-/set NAME=VALUE      temperature, top_p, top_k, max_tokens, max_reasoning_tokens, seed, ...
-/thinking            show the last answer's thinking
-/thinking show|fold|hide   from now on
-/save FILE, /load FILE     the conversation as JSON
-/exit                or Ctrl-D
+/new              forget what was said
+/retry            ask the last question again
+/undo             take the last question and answer back
+/system TEXT      instructions for the model; without TEXT, none
+/set NAME=VALUE   temperature, top_p, top_k, max_tokens, seed, ...
+/thinking         show the last answer's thinking
+/thinking HOW     show, fold or hide it from now on
+/save FILE        write the conversation as JSON
+/load FILE        go on with one
+/exit             or Ctrl-D
 Ctrl-C stops an answer. Alt-Enter begins a new line."""
 
 
 def chat(
     server: connection.Server = connection.SERVER,
+    model: connection.Model = connection.MODEL,
     system: Annotated[str | None, typer.Option("--system", help="Instructions for the model.")] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Length of an answer.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="0 is greedy.")] = None,
@@ -62,7 +64,7 @@ def chat(
         raise UsageError("chat needs a terminal", code="no-terminal", hint='enginewright ask "..." < file')
     sampling = SamplingParams(max_tokens=max_tokens, temperature=temperature)
     secured = connection.Secured(token_file, tls_ca, tls_cert, tls_key)
-    with TritonClient(server, token=secured.token, tls=secured.tls) as client:
+    with TritonClient(server, model=model, token=secured.token, tls=secured.tls) as client:
         name = client.model_config().parameters.get("model", client.model)  # also: is there a server?
         session = ChatSession(client, system, sampling, max_reasoning_tokens)
         if load is not None:
@@ -81,10 +83,10 @@ class _Conversation:
         self._commands = {
             "exit": self._exit,
             "help": lambda _: self._say(_HELP),
-            "load": lambda text: self._session.load(_file(text)),
+            "load": self._load,
             "new": lambda _: self._session.forget(),
             "retry": lambda _: self._answer(self._session.retry()),
-            "save": lambda text: self._session.save(_file(text)),
+            "save": self._save,
             "set": lambda text: self._session.set(text),
             "system": self._system,
             "thinking": self._think,
@@ -138,6 +140,14 @@ class _Conversation:
             self._thinking = thinking_mode(text)
         elif self._session.turns:
             self._say(harmless(self._session.turns[-1].reasoning) or "there was no thinking")
+
+    def _save(self, text: str) -> None:
+        self._session.save(_file(text))
+        self._say(f"saved: {text}")
+
+    def _load(self, text: str) -> None:
+        self._session.load(_file(text))
+        self._say(f"turns loaded: {len(self._session.turns)}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, style="dim", markup=False)

@@ -12,13 +12,27 @@ from enginewright_errors import UsageError
 if TYPE_CHECKING:
     from enginewright_client import TLS
 
-__all__ = ["SERVER", "Secured", "Server", "TlsCa", "TlsCert", "TlsKey", "TokenFile", "read_secret"]
+__all__ = [
+    "MODEL",
+    "SERVER",
+    "Model",
+    "Secured",
+    "Server",
+    "TlsCa",
+    "TlsCert",
+    "TlsKey",
+    "TokenFile",
+    "check_secret",
+    "read_secret",
+]
 
 SERVER = "127.0.0.1:8001"
+MODEL = "llm"
 _SYSTEM = "system"
 _PANEL = "Secured servers"
 
 Server = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="gRPC address of the server.")]
+Model = Annotated[str, typer.Option("--model", help="The model to ask, by its name in Triton.")]
 TokenFile = Annotated[
     Path | None,
     typer.Option("--token-file", help="A file with the token that it asks for.", rich_help_panel=_PANEL),
@@ -63,7 +77,10 @@ class Secured:
 
 
 def read_secret(option: str, file: Path) -> str:
-    """The text in `file` without the space around it, which is never shown. Raises UsageError."""
+    """The text in `file` without the space around it, which is never shown.
+
+    Raises UsageError for a file that is empty or no text, and for what no HTTP header can carry.
+    """
     try:
         secret = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
@@ -72,4 +89,15 @@ def read_secret(option: str, file: Path) -> str:
         ) from None
     if not secret:
         raise UsageError(f"{option} {file} is empty", code="bad-secret-file", hint="write the secret into it")
+    check_secret(f"{option} {file}", secret)
     return secret
+
+
+def check_secret(source: str, secret: str) -> None:
+    """Raises UsageError for a secret from `source` that no HTTP header can carry: nobody could send it."""
+    if not (secret.isascii() and secret.isprintable()):
+        raise UsageError(
+            f"{source} holds characters that a header cannot carry",
+            code="bad-secret-file",
+            hint="one line of printable ASCII",
+        )

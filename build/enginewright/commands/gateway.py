@@ -7,12 +7,15 @@ import signal
 import socket
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from enginewright_errors import UsageError
 
 from enginewright.commands import connection
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 __all__ = ["gateway"]
 
@@ -24,7 +27,7 @@ def gateway(
     server: connection.Server = connection.SERVER,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
-    model: Annotated[str, typer.Option("--model", help="The model's name in Triton.")] = "llm",
+    model: connection.Model = connection.MODEL,
     api_key_file: Annotated[
         Path | None,
         typer.Option("--api-key-file", help=f"File with the key callers need; or ${_KEY_VARIABLE}."),
@@ -40,7 +43,8 @@ def gateway(
     """Serve /v1/chat/completions, /v1/completions and /v1/models for clients that speak OpenAI's API.
 
     Streaming, usage, `reasoning_content`, OpenAI's errors; who hangs up cancels the request in the engine.
-    Exit codes: 0 after SIGTERM, 130 after Ctrl-C.
+    A signal leaves running answers 10 seconds to end; a second one does not. Exit codes: 0 after SIGTERM,
+    130 after Ctrl-C.
 
     \b
     Examples:
@@ -58,7 +62,6 @@ def gateway(
             code="no-api-key",
             hint="give --api-key-file or ENGINEWRIGHT_API_KEY, or say --insecure",
         )
-    import uvicorn
     from enginewright_client import AsyncTritonClient
     from enginewright_gateway import create_app
 
@@ -69,10 +72,23 @@ def gateway(
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}/v1"
         access = "callers need the API key" if key else "no API key is asked for"
         print(f"OpenAI API at {url} for {server}; {access}\nCtrl-C stops it", flush=True)
-        # uvicorn ends in order at a signal, and raises it again afterwards.
-        signal.signal(signal.SIGTERM, _exit)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE_SECONDS)
-        uvicorn.Server(config).run([listener])
+        _serve(app, listener)
+
+
+def _serve(app: FastAPI, listener: socket.socket) -> None:
+    """Until a signal: what is being answered has a grace then, which a second signal ends."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            if self.should_exit:  # uvicorn would print what it breaks off
+                os._exit(128 + sig)
+            super().handle_exit(sig, frame)
+
+    # uvicorn ends in order at a signal, and raises it again afterwards.
+    signal.signal(signal.SIGTERM, _exit)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_GRACE_SECONDS)
+    Server(config).run([listener])
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
@@ -93,5 +109,8 @@ def _listen(host: str, port: int) -> socket.socket:
 
 def _read_key(file: Path | None) -> str | None:
     if file is None:
-        return os.environ.get(_KEY_VARIABLE) or None
+        key = os.environ.get(_KEY_VARIABLE) or None
+        if key is not None:
+            connection.check_secret(f"${_KEY_VARIABLE}", key)
+        return key
     return connection.read_secret("--api-key-file", file)
