@@ -4,8 +4,8 @@ A probe without an answer says little: behind a long queue, or while a long prom
 So the front's metrics decide. While there are requests its thread that answers shows a sign of life every
 second (`enginewright_alive_timestamp_seconds`), and the front itself watches the engine's steps and says
 `engine-stalled` when they cease. When the probe is unanswered and that sign has stopped, or there is nothing
-that the probe could wait for (`enginewright_requests_active` is 0), the server is taken for hung. Triton 2.51
-itself can do that: a stream that is reset while a response is written may lock it up for good.
+that the probe could wait for (`enginewright_requests_unanswered` is 0), the server is taken for hung. Triton
+2.51 itself can do that: a stream that is reset while a response is written may lock it up for good.
 
 The sign is looked at twice a second, which costs the engine nothing, and a probe sent when it stands still: a
 server that locks up under load is found out within 8 seconds, and one that was stopped for 5 is left alone.
@@ -23,7 +23,9 @@ from enginewright_serve.probe import Probe
 
 __all__ = ["HealthCheck", "HealthPolicy", "sign_of_life"]
 
-_ALIVE, _ACTIVE = "enginewright_alive_timestamp_seconds", "enginewright_requests_active"
+_ALIVE = "enginewright_alive_timestamp_seconds"
+_UNANSWERED = "enginewright_requests_unanswered"
+_ACTIVE = "enginewright_requests_active"  # what an older front tells of them
 _RETRY_SECONDS = 1.0
 _METRICS_SECONDS = 1.0
 _LOOK_SECONDS = 0.5
@@ -113,7 +115,8 @@ def sign_of_life(metrics_address: str) -> float | None:
             for line in page.read().decode(errors="replace").splitlines():
                 name, _, value = line.rpartition(" ")
                 figures[name.partition("{")[0]] = value
-        return float(figures[_ALIVE]) if float(figures[_ACTIVE]) else None
+        requests = figures.get(_UNANSWERED) or figures[_ACTIVE]
+        return float(figures[_ALIVE]) if float(requests) else None
     except TimeoutError:
         return 0.0
     except (OSError, ValueError, KeyError):

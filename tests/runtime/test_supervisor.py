@@ -299,9 +299,11 @@ def test_what_is_dead_is_called_dead(outcome: Outcome, verdict: str) -> None:
 @pytest.mark.parametrize(
     ("figures", "sign"),
     [
-        ("enginewright_alive_timestamp_seconds 1.5\nenginewright_requests_active 2", 1.5),
-        ("enginewright_alive_timestamp_seconds 1.5\nenginewright_requests_active 0", None),
-        ("nv_inference_count 3", None),
+        ("alive_timestamp_seconds 1.5 requests_unanswered 2 requests_active 0", 1.5),
+        ("alive_timestamp_seconds 1.5 requests_unanswered 0 requests_active 2", None),
+        ("alive_timestamp_seconds 1.5 requests_active 2", 1.5),  # an older front
+        ("alive_timestamp_seconds 1.5 requests_active 0", None),
+        ("restarts 3", None),
         (None, None),
     ],
 )
@@ -309,7 +311,7 @@ def test_a_front_shows_a_sign_of_life_only_while_it_has_requests(
     figures: str | None, sign: float | None
 ) -> None:
     """An unanswered probe of an idle server has nothing to wait for."""
-    page = None if figures is None else figures.encode()
+    page = re.sub(r"(\w+) (\S+) ?", r"enginewright_\1 \2\n", figures or "").encode()
 
     class Metrics(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

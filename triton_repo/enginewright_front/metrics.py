@@ -56,6 +56,9 @@ class Metrics:
         self._probes = probes.Metric(labels={})
         self._active = gauge("requests_active", "Requests that hold a slot")
         self._waiting = gauge("requests_waiting", "Requests without a slot yet")
+        self._unanswered = gauge(
+            "requests_unanswered", "Requests that were taken on and not yet answered to the end"
+        )
         self._kv_used = gauge("kv_cache_used_ratio", "Share of the KV cache in use")
         self._alive = gauge(
             "alive_timestamp_seconds", "When the thread that answers last came round; moves under requests"
@@ -92,10 +95,11 @@ class Metrics:
         with self._lock:
             self._gaps.observe(seconds / tokens, tokens)
 
-    def publish(self, stats: EngineStats, alive_at: float) -> None:
+    def publish(self, stats: EngineStats, alive_at: float, unanswered: int) -> None:
         """Show the load at this moment, and all that was noted since the last time.
 
-        alive_at: when the thread that answers last came round, in seconds since 1970.
+        alive_at: when the thread that answers last came round, in seconds since 1970. unanswered: requests
+        that were taken on and not answered to the end.
         """
         with self._lock:
             records, self._finished = self._finished, []
@@ -114,6 +118,7 @@ class Metrics:
         self._waiting.set(stats.waiting)
         if stats.kv_used is not None:
             self._kv_used.set(stats.kv_used)
+        self._unanswered.set(unanswered)
         self._alive.set(alive_at)
 
     def _count(self, records: list[RequestRecord]) -> None:

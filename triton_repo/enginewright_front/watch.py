@@ -77,7 +77,7 @@ class Watch:
             now = time.monotonic()
             if now >= load_at or not entries:
                 stats = self._backend.stats()
-                self._metrics.publish(stats, self._round_trip())
+                self._metrics.publish(stats, self._round_trip(), len(entries))
                 load_at = now + _LOAD_SECONDS
                 # An engine frees a slot after its request was answered: look until it has, then sleep.
                 if not entries and not stats.active and not stats.waiting:
