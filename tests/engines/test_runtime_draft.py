@@ -46,6 +46,10 @@ def run(model: FakeModel, prompt: list[int], sampling: SamplingParams) -> tuple[
     return batcher, events
 
 
+def drafts_of(events: list[TokenEvent]) -> list[tuple[int, int]]:
+    return [(event.drafted_tokens, event.accepted_tokens) for event in events]
+
+
 @settings(deadline=None, max_examples=150)
 @given(
     prompt=st.lists(st.integers(1, 8), min_size=1, max_size=20),
@@ -75,6 +79,9 @@ def test_a_text_that_repeats_itself_takes_fewer_steps_than_it_has_tokens() -> No
     _, events = run(model, [1, 2, 3], SamplingParams(60, 0.0))
     assert len(events) == 60
     assert len(model.calls) < 45
+    drafted, accepted = (sum(counts) for counts in zip(*drafts_of(events), strict=True))
+    assert 0 < accepted < drafted
+    assert len(model.calls) == 1 + 59 - accepted, "each accepted token saves a call"
 
 
 def test_two_sequences_decode_as_a_batch_without_drafts() -> None:

@@ -102,6 +102,17 @@ def test_times_and_log_probs_come_from_the_engine(address: str) -> None:
     caller.close()
 
 
+def test_drafts_are_counted_in_the_answer(address: str) -> None:
+    """Random weights soon repeat themselves."""
+    caller = WireCaller(address)
+    values = {"text_input": "a", "max_tokens": 200, "min_tokens": 200, "return_perf_metrics": True}
+    [result] = caller.ask("llm", values)
+    drafted, accepted = one(result, "total_draft_tokens"), one(result, "total_accepted_draft_tokens")
+    assert 0 < accepted <= drafted
+    assert one(result, "acceptance_rate") == pytest.approx(accepted / drafted)
+    caller.close()
+
+
 def test_a_request_at_the_limit_of_the_context_is_served_and_one_beyond_refused(address: str) -> None:
     caller = WireCaller(address)
     [result] = caller.ask("llm", {"text_input": "a", "max_tokens": 255, "min_tokens": 255})

@@ -65,6 +65,7 @@ class TokenEvent:
 
     token_ids: the new ids. A request that ends with "stop" has the end token as its last one.
     logprobs: natural logarithms, one for each id, when asked for. error, error_code: what failed.
+    drafted_tokens, accepted_tokens: of speculative decoding, since the event before.
     """
 
     token_ids: tuple[int, ...]
@@ -73,6 +74,8 @@ class TokenEvent:
     error: str | None = None
     times: EngineTimes | None = None
     error_code: str = "engine-failed"
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ class OnnxBackend:
                     None
                     if times is None
                     else EngineTimes(times.first_scheduled_ns, times.first_token_ns, times.last_token_ns),
+                    drafted_tokens=event.drafted_tokens,
+                    accepted_tokens=event.accepted_tokens,
                 )
             )
 

@@ -33,12 +33,9 @@ _NO_BLOCKS: Tensors = dict.fromkeys(
         "kv_cache_alloc_new_blocks",
         "kv_cache_reused_blocks",
         "kv_cache_alloc_total_blocks",
-        "total_accepted_draft_tokens",
-        "total_draft_tokens",
     ),
     np.zeros((1, 1), dtype=np.int32),
 )
-_NO_DRAFTS = np.zeros((1, 1), dtype=np.float32)
 
 
 class Session:
@@ -66,6 +63,7 @@ class Session:
         self._text = [wanted.text] if wanted.echo and not wanted.stream and wanted.text else []
         self._logprobs: list[float] = []
         self._cumulative = 0.0
+        self._drafted_tokens = self._accepted_tokens = 0
         budget = prepared.reasoning_budget
         self._meter = ReasoningMeter(budget, prepared.engine) if budget else None
         self._continuation: EngineRequest | None = None  # for when the first request has ended
@@ -114,6 +112,8 @@ class Session:
             self._take_tokens(event)
         if event.times is not None:
             self._use(event.times)
+        self._drafted_tokens += event.drafted_tokens
+        self._accepted_tokens += event.accepted_tokens
         if event.finish_reason is None or self.outcome is not None:
             return
         if self._continuation is not None:
@@ -225,7 +225,10 @@ class Session:
             tensors["first_scheduled_time_ns"] = _scalar(self._first_scheduled_ns, np.int64)
             tensors["first_token_time_ns"] = _scalar(self.first_token_ns, np.int64)
             tensors["last_token_time_ns"] = _scalar(self.last_token_ns, np.int64)
-            tensors["acceptance_rate"] = _NO_DRAFTS
+            rate = self._accepted_tokens / max(self._drafted_tokens, 1)
+            tensors["acceptance_rate"] = _scalar(rate, np.float32)
+            tensors["total_accepted_draft_tokens"] = _scalar(self._accepted_tokens, np.int32)
+            tensors["total_draft_tokens"] = _scalar(self._drafted_tokens, np.int32)
             tensors.update(_NO_BLOCKS)
         return tensors
 

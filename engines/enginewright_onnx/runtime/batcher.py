@@ -154,13 +154,17 @@ class Batcher:
             self._model_failed([sequence], error)
             return
         self._failures_in_a_row = 0
-        # Behind the whole draft there is nothing to compare with: -1 is no token.
-        for accepted, drafted in enumerate([*draft.tolist(), -1]):
+        sequence.drafted += len(draft)
+        # Behind the whole draft there is nothing to compare with: None is no token.
+        for accepted, drafted in enumerate([*draft.tolist(), None]):
             row.length = sequence.length
-            self._deliver([sequence], sample(logits[accepted : accepted + 1], [sequence.sampler]))
+            [choice] = sample(logits[accepted : accepted + 1], [sequence.sampler])
+            if choice.token == drafted:
+                sequence.accepted += 1
+            self._deliver([sequence], [choice])
             if sequence.finish_reason is not None:
                 return
-            if sequence.tokens[sequence.length - 1] != drafted:
+            if choice.token != drafted:
                 sequence.drafter.learn(len(draft), accepted)
                 return
 
@@ -176,7 +180,7 @@ class Batcher:
             if reason is not None:
                 self._finish(sequence, reason, (token,), logprobs)
             else:
-                self._emit(sequence, TokenEvent((token,), logprobs, None, None, None, sequence.prompt_length))
+                self._emit(sequence, sequence.event((token,), logprobs))
 
     def _model_failed(self, sequences: Iterable[Sequence], error: Exception) -> None:
         self._failures_in_a_row += 1
@@ -203,9 +207,7 @@ class Batcher:
         sequence.finish_reason = reason
         self.finished[reason] += 1
         self.scheduler.remove(sequence, keep=keep)
-        self._emit(
-            sequence, TokenEvent(token_ids, logprobs, reason, error, sequence.times, sequence.prompt_length)
-        )
+        self._emit(sequence, sequence.event(token_ids, logprobs, reason, error))
 
     def _emit(self, sequence: Sequence, event: TokenEvent) -> None:
         try:

@@ -115,6 +115,7 @@ class TokenEvent:
     finish_reason: "stop" (an end or stop id), "length" (max_tokens), "cancelled", "error".
     error: what failed, when finish_reason is "error".
     times: given with the last event only.
+    drafted_tokens, accepted_tokens: of the drafts since the event before (see `draft`).
     """
 
     token_ids: tuple[int, ...]
@@ -123,6 +124,8 @@ class TokenEvent:
     error: str | None
     times: RequestTimes | None
     num_input_tokens: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ class Sequence:
     sampler: SamplerState
     on_event: Callable[[TokenEvent], None]
     drafter: Drafter = field(default_factory=Drafter)
+    drafted: int = 0
+    accepted: int = 0
     row: Row | None = None
     finish_reason: FinishReason | None = None
     arrival_ns: int = field(default_factory=time.monotonic_ns)
@@ -51,6 +53,18 @@ class Sequence:
     def prompt_left(self) -> int:
         """Prompt tokens whose keys and values are not computed yet."""
         return self.prompt_length - (self.row.length if self.row is not None else 0)
+
+    def event(
+        self,
+        token_ids: tuple[int, ...],
+        logprobs: tuple[float, ...] | None,
+        reason: FinishReason | None = None,
+        error: str | None = None,
+    ) -> TokenEvent:
+        """What the request is told next, the drafts since the last time included; reason: the last time."""
+        times = None if reason is None else self.times
+        drafts, self.drafted, self.accepted = (self.drafted, self.accepted), 0, 0
+        return TokenEvent(token_ids, logprobs, reason, error, times, self.prompt_length, *drafts)
 
     def draft(self) -> NDArray[np.int32]:
         """The draft of the next tokens, int32; a step adds one of its own, so it leaves room for that."""
