@@ -1,6 +1,7 @@
 """Results of stages by what they were made from: verified in full on every use, safe to kill at any instant.
 
-    ROOT/STAGE/KEY/entry.json     what the stage was given, the hash of every file, a hash of all that
+    ROOT/STAGE/KEY/entry.json     what the stage was given, the hash of every file, a hash of all that;
+                                  its mtime is when a build last used it
     ROOT/STAGE/KEY/files/         what the stage wrote
     ROOT/tmp/STAGE-KEY/           the same while it is being built; worthless unless its lock is held
     ROOT/damaged/STAGE-KEY/       an entry that no longer matched its hashes

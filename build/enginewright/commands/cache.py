@@ -38,6 +38,7 @@ def list_cache(json_lines: options.JsonOption = False) -> None:
         listing, now = list_entries(root), time.time()
         total = disk_bytes(listing.entries)
         data = {
+            "ok": True,
             "cache": str(root),
             "bytes": total,
             "entries": [
