@@ -14,9 +14,9 @@ from enginewright_onnx.block_format import largest_block
 from enginewright.limits import Limits
 from enginewright.machine import Machine
 from enginewright.model_spec import ModelSpec, expected_tensors
-from enginewright.recipe import Recipe
+from enginewright.recipe import Recipe, ReportRecipe
 
-__all__ = ["Sizes", "StageCost", "price_stages", "sizes_of"]
+__all__ = ["Sizes", "StageCost", "price_stages", "report_tokens", "sizes_of"]
 
 _FLOAT = 4
 _EMBEDDING = "model.embed_tokens.weight"
@@ -200,7 +200,7 @@ def _report_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machi
     report = recipe.report
     tables = 2 * (1 if spec.tie_word_embeddings else 2) * _FLOAT * spec.vocab_size * spec.hidden_size
     logits = 3 * _FLOAT * spec.vocab_size * report.length
-    hidden = 4 * _FLOAT * spec.hidden_size * _report_tokens(recipe)
+    hidden = 4 * _FLOAT * spec.hidden_size * report_tokens(recipe.report)
     layer = 2 * _FLOAT * sizes.parameters // spec.num_layers
     base = _TORCH + _WORK + sizes.weight_bytes * 6 // 5
     needed = base + tables + logits + hidden + layer
@@ -209,15 +209,14 @@ def _report_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machi
 
 
 def _report_seconds(recipe: Recipe, sizes: Sizes, machine: Machine) -> float:
-    forward = 3 * _forward_seconds(sizes, _report_tokens(recipe), machine)
+    forward = 3 * _forward_seconds(sizes, report_tokens(recipe.report), machine)
     original = 2 * _FLOAT * sizes.parameters / _DISK_SPEED
     step = (_FLOAT * sizes.parameters + sizes.step_bytes) / machine.read_bandwidth
     return forward + original + 2 * recipe.report.answer_tokens * step if recipe.report.prompts else forward
 
 
-def _report_tokens(recipe: Recipe) -> int:
+def report_tokens(report: ReportRecipe) -> int:
     """Held-out text, prompts with answers, and items with all their choices."""
-    report = recipe.report
     item_tokens = _ITEM_TOKENS if report.tasks == "builtin" else _BENCHMARK_TOKENS
     return (
         report.samples * report.length
