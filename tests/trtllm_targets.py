@@ -33,12 +33,19 @@ LONG = Variant("long", 131_072, Yarn(4.0, 32_768))
 
 # What the recipes calibrate with: 24 samples of 512 tokens, which the built-in text has.
 CALIBRATION = 24 * 512
+REPORT = 4 * 128 + 12 * 48  # the defaults: held-out text, and items with all their choices
 
 # The recipes of the README, by name.
 TARGETS = {
-    "qwq-32b-fp8-h100": TrtllmTarget("fp8", "H100-80", calibration_tokens=CALIBRATION),
+    "qwq-32b-fp8-h100": TrtllmTarget("fp8", "H100-80", calibration_tokens=CALIBRATION, report_tokens=REPORT),
     "qwq-32b-fp8-tp2": TrtllmTarget(
-        "fp8", "H100-80", gpu_count=2, tp=2, max_batch_size=32, calibration_tokens=CALIBRATION
+        "fp8",
+        "H100-80",
+        gpu_count=2,
+        tp=2,
+        max_batch_size=32,
+        calibration_tokens=CALIBRATION,
+        report_tokens=REPORT,
     ),
     "qwq-32b-int4-awq-24gb": TrtllmTarget(
         "int4_awq",
@@ -48,12 +55,18 @@ TARGETS = {
         max_num_tokens=2048,
         kv_cache_free_gpu_mem_fraction=0.95,
         calibration_tokens=CALIBRATION,
+        report_tokens=REPORT,
     ),
     "qwq-32b-int4-awq-24gb-two": TrtllmTarget(
-        "int4_awq", "RTX4090-24", gpu_count=2, tp=2, calibration_tokens=CALIBRATION
+        "int4_awq", "RTX4090-24", gpu_count=2, tp=2, calibration_tokens=CALIBRATION, report_tokens=REPORT
     ),
     "qwq-32b-int4-awq-yarn": TrtllmTarget(
-        "int4_awq", "H100-80", gpu_count=2, variants=(NATIVE, LONG), calibration_tokens=CALIBRATION
+        "int4_awq",
+        "H100-80",
+        gpu_count=2,
+        variants=(NATIVE, LONG),
+        calibration_tokens=CALIBRATION,
+        report_tokens=REPORT,
     ),
 }
 FP8 = TARGETS["qwq-32b-fp8-h100"]

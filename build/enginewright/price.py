@@ -17,9 +17,9 @@ from enginewright.expected_tensors import expected_tensors
 from enginewright.limits import Limits
 from enginewright.load_model import FLOAT32_PARAMETERS
 from enginewright.machine import Machine
-from enginewright.recipe import Recipe
+from enginewright.recipe import Recipe, ReportRecipe
 
-__all__ = ["Sizes", "StageCost", "price_stages", "sizes_of"]
+__all__ = ["Sizes", "StageCost", "price_stages", "report_tokens", "sizes_of"]
 
 _FLOAT = 4
 _EMBEDDING = "model.embed_tokens.weight"
@@ -145,6 +145,7 @@ _EFFICIENCY = 0.5  # of the speed of one large matrix product
 _DISK_SPEED = 400e6  # bytes a second, read or written
 _IMPORT_SECONDS, _VERIFY_SECONDS = 8.0, 4.0
 _PROMPT_TOKENS = 32  # of the built-in ones, with a chat template
+_PROBLEM_TOKENS = 256  # of an answer to a word problem
 # All choices of an item: a built-in one; one of HellaSwag and one of TruthfulQA.
 _ITEM_TOKENS, _BENCHMARK_TOKENS = 48, 400
 
@@ -175,7 +176,7 @@ def price_stages(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machine
             "report",
             _report_memory(recipe, spec, sizes, machine),
             0,
-            _report_seconds(recipe, sizes, machine),
+            _report_seconds(recipe, spec, sizes, machine),
         ),
         StageCost("package", _RUNTIME, 0, 0.1),
         StageCost("serve", _RUNTIME + engine + sizes.kv_bytes, 0, None),
@@ -203,7 +204,7 @@ def _report_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machi
     report = recipe.report
     tables = 2 * (1 if spec.tie_word_embeddings else 2) * _FLOAT * spec.vocab_size * spec.hidden_size
     logits = 3 * _FLOAT * spec.vocab_size * report.length
-    hidden = 4 * _FLOAT * spec.hidden_size * _report_tokens(recipe)
+    hidden = 4 * _FLOAT * spec.hidden_size * report_tokens(recipe.report)
     layer = 2 * _FLOAT * sizes.parameters // spec.num_layers
     base = _TORCH + _WORK + sizes.weight_bytes * 6 // 5
     needed = base + tables + logits + hidden + layer
@@ -211,16 +212,24 @@ def _report_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machi
     return max(needed, original) if recipe.report.prompts and original < machine.memory_available else needed
 
 
-def _report_seconds(recipe: Recipe, sizes: Sizes, machine: Machine) -> float:
-    forward = 3 * _forward_seconds(sizes, _report_tokens(recipe), machine)
-    original = 2 * _FLOAT * sizes.parameters / _DISK_SPEED
-    step = (_FLOAT * sizes.parameters + sizes.step_bytes) / machine.read_bandwidth
-    return forward + original + 2 * recipe.report.answer_tokens * step if recipe.report.prompts else forward
-
-
-def _report_tokens(recipe: Recipe) -> int:
-    """Held-out text, prompts with answers, and items with all their choices."""
+def _report_seconds(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machine) -> float:
+    """Passes of original, checkpoint and engine; the layers by themselves; answers of all three."""
     report = recipe.report
+    seconds = 3 * _forward_seconds(sizes, report_tokens(report), machine)
+    if report.sensitivity:
+        held_out = report.samples * report.length
+        seconds += spec.num_layers / 2 * _forward_seconds(sizes, held_out, machine)
+    steps = 2 * report.answer_tokens if report.prompts else 0
+    steps += _PROBLEM_TOKENS * math.ceil(report.problems / recipe.engine.max_batch_size)
+    if steps:
+        exact = _FLOAT * sizes.parameters
+        seconds += 2 * (exact + sizes.weight_bytes) / _DISK_SPEED  # exact engines of both checkpoints
+        seconds += steps * (exact + 2 * sizes.step_bytes) / machine.read_bandwidth
+    return seconds
+
+
+def report_tokens(report: ReportRecipe) -> int:
+    """Held-out text, prompts with answers, and items with all their choices."""
     item_tokens = _ITEM_TOKENS if report.tasks == "builtin" else _BENCHMARK_TOKENS
     return (
         report.samples * report.length

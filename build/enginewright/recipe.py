@@ -176,7 +176,7 @@ class ReportRecipe(Section):
 
 class GateRecipe(Section):
     # Bounds of the engine against the original checkpoint, on the report's text. Null takes the default for
-    # the format and the size of the model (the table is in quality/gate.py).
+    # the format and the size of the model: quality/gate.py has them, and says which were measured.
     # Largest mean Kullback-Leibler divergence, in nats.
     max_kl: float | None = Field(default=None, gt=0.0, le=100.0)
     # Smallest share of positions whose likeliest token is the same.

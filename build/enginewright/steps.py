@@ -58,8 +58,11 @@ def modelopt_step(
     *,
     fp8_kv: bool = False,
     use_gpu: bool = False,
+    merged: bool = False,
 ) -> Step:
-    """The same for any target. fp8_kv, use_gpu: as in `quantize`; a GPU changes the scales' last bits."""
+    """The same for any target. fp8_kv, use_gpu: as in `quantize`; a GPU changes the scales' last bits.
+
+    merged: an FP8 checkpoint gets the scales that TensorRT-LLM's rank files have (`merge_scales`)."""
     inputs: dict[str, str] = {"source": source}
     parameters: dict[str, Any] = {"format": quantization.format}
     if fp8_kv:
@@ -72,6 +75,8 @@ def modelopt_step(
         parameters["group_size"] = quantization.group_size
     if quantization.keep_layers:
         parameters["keep_layers"] = sorted(quantization.keep_layers)
+    if merged:
+        parameters["scales"] = "merged"
 
     def make(folders: Inputs, out: Path, advance: Advance) -> Made:
         from enginewright.checkpoint import open_checkpoint
@@ -79,9 +84,14 @@ def modelopt_step(
 
         checkpoint = open_checkpoint(folders["source"])
         summary = quantize(checkpoint, out, quantization, advance, fp8_kv=fp8_kv, use_gpu=use_gpu)
+        if merged:
+            from enginewright_trtllm import merge_scales
+
+            merge_scales(out, folders["source"])
         return Made(report={"measured": asdict(summary)})
 
-    versions = stage_versions(code=("enginewright.stages.quantize",), libraries=libraries)
+    code = ("enginewright.stages.quantize", *(("enginewright_trtllm.merge_scales",) if merged else ()))
+    versions = stage_versions(code=code, libraries=libraries)
     return Step(StageRequest("quantize", inputs, parameters, versions), make)
 
 

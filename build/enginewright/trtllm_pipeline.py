@@ -212,16 +212,23 @@ def _write_checkpoints(
 
     calibration = load_calibration(recipe.quantization.calibration, source.folder).sha256
     quantize = modelopt_step(
-        modelopt_recipe(recipe), link["digest"], calibration, fp8_kv=target.fp8_kv, use_gpu=True
+        modelopt_recipe(recipe),
+        link["digest"],
+        calibration,
+        fp8_kv=target.fp8_kv,
+        use_gpu=True,
+        merged=target.format == "fp8",
     )
+    texts = load_report_texts(recipe.report, source.folder, target.variants[0].max_seq_len)
     cached = []
     known = cache.peek(quantize.request)
     if known is not None:
         cached.append("quantize")
+        if cache.peek(report_step(recipe, link["digest"], known, None, texts).request) is not None:
+            cached.append("report")
         if cache.peek(checkpoint_step(target, plan.dims, link["digest"], known).request) is not None:
             cached.append("checkpoint")
     room.require(plan, cached)
-    texts = load_report_texts(recipe.report, source.folder, target.variants[0].max_seq_len)
     quantized = run.obtain(quantize, source=source.folder)
     measured = run.obtain(
         report_step(recipe, link["digest"], quantized.digest, None, texts),
@@ -249,7 +256,7 @@ def _take_checkpoints(
     """The checkpoints of a build that was handed off. Returns the plan and the links before them."""
     check_same_checkpoint(handoff, planner.recipe)
     plan = planner.plan(read_config(handoff.checkpoint / MODEL_FOLDER))
-    room.require(plan, ("quantize", "checkpoint"))
+    room.require(plan, ("quantize", "report", "checkpoint"))
     run.obtain(taken_checkpoint_step(handoff, run.cache.hasher))
     return plan, handoff.beginning
 

@@ -142,7 +142,7 @@ def _hint(cost: StageCost) -> str:
 
 
 def _stage_name(cost: StageCost) -> str:
-    """ "quantize", "checkpoint" or "build native"."""
+    """ "quantize", "report", "checkpoint" or "build native"."""
     return cost.stage if cost.variant is None else f"{cost.stage} {cost.variant}"
 
 

@@ -14,6 +14,7 @@ from enginewright_trtllm.versions import PINNED_CONTAINER
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from enginewright.price import report_tokens
 from enginewright.recipe import (
     MAX_TOKENS,
     CalibrationRecipe,
@@ -71,10 +72,11 @@ class TrtllmEngines(Section):
 
 
 class TrtllmReport(ReportRecipe):
-    """Of the quantized checkpoint: its engine does not run where it is measured, so nothing is answered."""
+    """Of the quantized checkpoint: its engine does not run where it is measured."""
 
-    prompts: int = Field(default=0, ge=0, le=0)
-    problems: int = Field(default=0, ge=0, le=0)
+    # Answers of the checkpoints, on the CPU: where the original fits into its memory in float32. QwQ-32B
+    # takes 164 GB, so the default is none.
+    prompts: int = Field(default=0, ge=0, le=24)
 
 
 class TrtllmGate(GateRecipe):
@@ -141,6 +143,7 @@ def trtllm_target(recipe: TrtllmRecipe) -> TrtllmTarget:
         max_num_tokens=engines.max_num_tokens,
         kv_cache_free_gpu_mem_fraction=engines.kv_cache_free_gpu_mem_fraction,
         calibration_tokens=calibration.samples * calibration.length,
+        report_tokens=report_tokens(recipe.report),
         max_queue_size=recipe.serving.max_queue,
         workers=engines.workers,
         container=engines.container,

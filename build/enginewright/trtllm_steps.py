@@ -192,6 +192,6 @@ def _judged(checkpoint: str, verified: str, measured: str | None) -> dict[str, s
 def _served(target: TrtllmTarget) -> dict[str, Any]:
     """What the C++ model's config follows from."""
     fields = asdict(target)
-    for name in ("host", "calibration_tokens", "workers", "container"):
+    for name in ("host", "calibration_tokens", "report_tokens", "workers", "container"):
         del fields[name]
     return {**fields, "variants": list(fields["variants"])}

@@ -1,10 +1,11 @@
 """Host memory, device memory, disk and time of each stage of a TensorRT-LLM build.
 
 quantize: ModelOpt calibrates with the BF16 weights resident and packs them in place; AWQ searches its scales
-over eleven candidates. checkpoint: rank files are written tensor by tensor, so the largest tensor twice is
-what it needs. build: read off public logs of Gemma-2-9B and Falcon-1B (20.3 and 2.6 GB of weights, 42.2 and
-11.1 GB of host memory, the weights once on the GPU, a gigabyte a second of serialization). Times are
-estimates, right within a factor of three.
+over eleven candidates. report: both checkpoints pass through the CPU in float32, a layer of each in memory at
+a time, beside their embeddings and output projections. checkpoint: rank files are written tensor by tensor,
+so the largest tensor twice is what it needs. build: read off public logs of Gemma-2-9B and Falcon-1B (20.3
+and 2.6 GB of weights, 42.2 and 11.1 GB of host memory, the weights once on the GPU, a gigabyte a second of
+serialization). Times are estimates, right within a factor of three.
 """
 
 from __future__ import annotations
@@ -27,12 +28,14 @@ from enginewright_trtllm.weights import (
 
 __all__ = ["StageCost", "stage_costs"]
 
+_FLOAT32 = 4
 _PROCESS_BYTES = 2 * 10**9  # Python with torch and what it loads
 _BUILDER_BYTES = 6_500_000_000  # TensorRT's builder library and its kernels, per worker
 _WEIGHT_COPIES = 1.75  # of a rank's weights, while its engine is built and serialized
 _AWQ_PASSES = 13
 _FP8_PASSES = 1
 _MATRIX_EFFICIENCY = 0.4
+_HOST_FLOPS = 1e12  # float32, of a server's 32 cores at half their peak: a card's host has no fewer
 _TACTIC_SECONDS = 60.0
 _LAYER_SECONDS = 1.0
 
@@ -41,7 +44,7 @@ _LAYER_SECONDS = 1.0
 class StageCost:
     """Peak bytes while a stage runs, bytes that it leaves on disk, and an estimate of its seconds."""
 
-    stage: Literal["quantize", "checkpoint", "build"]
+    stage: Literal["quantize", "report", "checkpoint", "build"]
     variant: str | None
     host_bytes: int
     device_bytes: int
@@ -50,10 +53,11 @@ class StageCost:
 
 
 def stage_costs(target: TrtllmTarget, dims: ModelSpec, gpu: Gpu) -> tuple[StageCost, ...]:
-    """The stages in order; one build for each variant. bf16 has nothing to quantize."""
+    """The stages in order; one build for each variant. bf16 has nothing to quantize, and nothing to judge."""
     quantize = () if target.format == "bf16" else (_quantize(target, dims, gpu),)
+    report = (_report(target, dims),) if quantize and target.report_tokens else ()
     builds = tuple(_build(target, dims, variant) for variant in target.variants)
-    return (*quantize, _checkpoint(target, dims), *builds)
+    return (*quantize, *report, _checkpoint(target, dims), *builds)
 
 
 def _quantize(target: TrtllmTarget, dims: ModelSpec, gpu: Gpu) -> StageCost:
@@ -68,6 +72,22 @@ def _quantize(target: TrtllmTarget, dims: ModelSpec, gpu: Gpu) -> StageCost:
         device_bytes=min(source, target.gpu_count * gpu.memory_bytes),
         disk_bytes=written,
         seconds=operations / (_MATRIX_EFFICIENCY * gpu.bf16_flops) + _copy(target, source + written),
+    )
+
+
+def _report(target: TrtllmTarget, dims: ModelSpec) -> StageCost:
+    tables = dims.vocab_size * dims.hidden_size * (1 if dims.tie_word_embeddings else 2)
+    layer = linear_parameters(dims)
+    states = 2 * dims.hidden_size * target.report_tokens  # of every text, before and behind a layer
+    operations = 2 * 2 * (dims.num_layers * layer + dims.vocab_size * dims.hidden_size) * target.report_tokens
+    read = source_bytes(dims) + checkpoint_bytes(dims, target)
+    return StageCost(
+        "report",
+        None,
+        host_bytes=2 * _FLOAT32 * (tables + layer + states) + _PROCESS_BYTES,
+        device_bytes=0,
+        disk_bytes=0,
+        seconds=operations / _HOST_FLOPS + _copy(target, read),
     )
 
 

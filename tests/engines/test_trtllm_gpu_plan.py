@@ -237,6 +237,19 @@ def tied_llama(*sizes: int) -> ModelSpec:
     return replace(qwen2(*sizes), architecture="llama", tie_word_embeddings=True)
 
 
+def test_judging_the_checkpoint_needs_a_layer_of_each_model_not_the_models() -> None:
+    """Embeddings and output projections of both in float32 are 12.5 GB of it."""
+    target = replace(FP8, report_tokens=1088)
+    (report,) = [cost for cost in stage_costs(target, QWQ, find_gpu("H100-80")) if cost.stage == "report"]
+    assert 12.5e9 < report.host_bytes < 25e9
+    assert (report.device_bytes, report.disk_bytes) == (0, 0)
+    more = stage_costs(replace(target, report_tokens=10_880), QWQ, find_gpu("H100-80"))[1]
+    assert report.seconds < more.seconds and report.host_bytes < more.host_bytes < 2 * report.host_bytes
+    for nothing in (replace(FP8, report_tokens=0), replace(target, format="bf16")):
+        names = [cost.stage for cost in stage_costs(nothing, QWQ, find_gpu("H100-80"))]
+        assert "report" not in names, "nothing is judged"
+
+
 @pytest.mark.parametrize(
     ("dims", "reported"),
     [

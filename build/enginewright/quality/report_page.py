@@ -16,7 +16,7 @@ __all__ = ["report_html", "report_markdown", "verdict"]
 
 _INTRO = (
     "Original: the checkpoint in float32. Quantized: what ModelOpt exported, dequantized exactly. "
-    "Engine: what is served. In brackets: 95% bootstrap intervals over blocks of 32 positions."
+    "Engine: what is served. With 95% bootstrap intervals, over blocks of 32 positions, answers or items."
 )
 
 

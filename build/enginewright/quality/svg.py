@@ -103,12 +103,15 @@ def bar_chart(bars: Sequence[Bar], *, x: str, y: str) -> str:
 
 
 def scatter_chart(points: Sequence[Point], *, x: str, y: str) -> str:
-    """Labelled points with intervals of y."""
+    """Labelled points with intervals of y, over a linear x from zero and a logarithmic y."""
     horizontal = _Axis(0.0, 1.25 * max(point.x for point in points), _LEFT, _WIDTH - _RIGHT)
-    vertical = _vertical(0.0, max(point.high for point in points) * 1.1 or 1.0)
+    top = max(point.high for point in points) or 1.0
+    bottom = min([point.low for point in points if point.low > 0] or [top])
+    vertical = _vertical(max(bottom / 2, top * 1e-4), top * 2, log=True)
     body, labels = [_frame(horizontal, vertical, x, y)], list[tuple[float, float]]()
-    for number, point in enumerate(points, start=1):
-        left, colour = horizontal(point.x), f"c{(number - 1) % 6 + 1}"
+    # From the lowest up: a label that finds another in its place moves up.
+    for number, point in sorted(enumerate(points), key=lambda item: item[1].y):
+        left, colour = horizontal(point.x), f"c{number % 6 + 1}"
         body.append(
             f'<line class="line {colour}" x1="{left}" x2="{left}" y1="{vertical(point.low)}" '
             f'y2="{vertical(point.high)}"/>'

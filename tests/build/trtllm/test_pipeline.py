@@ -97,10 +97,32 @@ def test_another_gate_costs_no_other_engine(gpu_build: Builds, checkpoint: Path)
     assert gpu_build(checkpoint, "gate.max_kl=9.0").reused == dict.fromkeys(FP8, True)
 
 
-def test_what_needs_an_engine_to_answer_is_refused(checkpoint: Path, build: Builds) -> None:
-    for setting in ("report.prompts=2", "report.problems=2", "gate.repair=true"):
-        error = build.fails(RecipeError, checkpoint, setting)
-        assert setting.partition("=")[0] in error.message
+@pytest.mark.parametrize("cache", ["auto", "fp8"])
+def test_both_checkpoints_answer_where_the_original_fits(build: Builds, checkpoint: Path, cache: str) -> None:
+    asked = "report={samples: 1, length: 32, prompts: 2, answer_tokens: 8, items: 0, problems: 1}"
+    build(checkpoint, asked, f"trtllm.kv_cache={cache}")
+    report = read_record(build.out).report
+    assert (report.author, report.note) == ("original", "")
+    assert report.greedy is not None and report.greedy.engine is None
+    assert report.greedy.checkpoint is not None and report.greedy.checkpoint.first_divergence is not None
+    assert [task.engine for task in report.tasks] == [None]
+    assert all(task.checkpoint is not None for task in report.tasks)
+
+
+def test_rank_files_have_one_format_so_nothing_is_repaired(build: Builds, checkpoint: Path) -> None:
+    assert "gate.repair" in build.fails(RecipeError, checkpoint, "gate.repair=true").message
+
+
+def test_what_is_judged_has_the_scales_of_the_rank_files(build: Builds, checkpoint: Path) -> None:
+    build(checkpoint)
+    (quantized,) = (build.cache / "quantize").iterdir()
+    held = load_file(quantized / "files" / "model.safetensors")
+    for parts in (
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ("mlp.gate_proj", "mlp.up_proj"),
+    ):
+        scales = {float(held[f"model.layers.0.{part}.weight_scale"]) for part in parts}
+        assert len(scales) == 1
 
 
 def test_two_contexts_share_their_weights(gpu_build: Builds, checkpoint: Path) -> None:
