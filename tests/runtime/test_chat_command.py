@@ -44,7 +44,7 @@ def history(chat: Terminal, tmp_path: Path) -> list[dict[str, str]]:
     file = tmp_path / "saved.json"
     file.unlink(missing_ok=True)
     ask(chat, f"/save {file}")
-    eventually(file.is_file, "nothing was saved")
+    eventually(lambda: file.is_file() and file.stat().st_size, "nothing was saved")
     turns: list[dict[str, str]] = json.loads(file.read_text())["turns"]
     return turns
 
