@@ -163,6 +163,8 @@ def test_starting_and_cancelling_loses_no_slot_and_no_memory(
             assert len(restarts) <= cycles // 10_000, restarts
             if server.pid == life:
                 eventually(lambda: is_flat(before, resources_of(server)), "it grew")
+                few = before.descriptors + 8
+                eventually(lambda: resources_of(server).descriptors <= few, "descriptors stayed open")
         finally:
             supervisor.stop()
             supervising.result()
