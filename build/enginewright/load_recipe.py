@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from enginewright.existing_path import existing_path
 from enginewright.handoff import read_handoff
+from enginewright.output import MANIFEST
 from enginewright.recipe import Recipe
 from enginewright.recipe_error import explain
 from enginewright.trtllm_recipe import TrtllmRecipe
@@ -88,7 +89,9 @@ def _load(named: str, overrides: Sequence[Override], model: type[AnyRecipe]) -> 
         data, lines, base, label = document.data, document.lines, file.parent, str(file)
         if not isinstance(data, dict):
             raise RecipeError(
-                f"{file} holds no recipe", code="recipe-syntax", hint="start from build/recipes/template.yaml"
+                f"{file} holds no recipe",
+                code="recipe-syntax",
+                hint=f"start from {recipes_folder() / 'template.yaml'}",
             )
     else:
         data, lines, base, label = _without_file(named), {}, Path.cwd(), named
@@ -155,9 +158,8 @@ def _recipe_file(named: str) -> Path | None:
     path = existing_path(Path.cwd(), named)
     if named.endswith((".yaml", ".yml")):
         if path is None or not path.is_file():
-            raise UsageError(
-                f"there is no recipe {named}", code="recipe-missing", hint=_bundled_hint(Path(named).stem)
-            )
+            problem = f"there is no recipe {named}" if path is None else f"{named} is not a file"
+            raise UsageError(problem, code="recipe-missing", hint=_bundled_hint(Path(named).stem))
         return path
     bundled = existing_path(recipes_folder(), f"{named}.yaml")
     return bundled if path is None and "/" not in named else None
@@ -169,6 +171,12 @@ def _without_file(named: str) -> dict[str, Any]:
     handoff = None if path is None else read_handoff(path)
     if handoff is not None:
         return copy.deepcopy(dict(handoff.recipe))
+    if path is not None and (path / MANIFEST).is_file() and not (path / "config.json").exists():
+        raise UsageError(
+            f"{named} is what a build made, not a checkpoint",
+            code="recipe-is-output",
+            hint=f"`enginewright serve {named}` serves it; to build it again, name its recipe",
+        )
     if path is not None and path.is_dir():
         source, stem = str(path), path.name
     elif path is not None:
@@ -190,11 +198,15 @@ def _without_file(named: str) -> dict[str, Any]:
 
 
 def _bundled_hint(name: str) -> str:
-    known = sorted(file.stem for file in recipes_folder().glob("*.yaml"))
+    files = sorted(recipes_folder().glob("*.yaml"))
+    known = [file.stem for file in files if not file.stem.startswith("template")]
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"did you mean the bundled recipe {close[0]}?"
-    return f"give a .yaml file, a checkpoint folder, org/name, or a bundled recipe: {', '.join(known)}"
+    return (
+        f"give a .yaml file, a checkpoint folder, org/name, or a bundled recipe: {', '.join(known)}; "
+        f"to write one, copy {recipes_folder() / 'template.yaml'}"
+    )
 
 
 def _assign(data: dict[str, Any], override: Override) -> None:

@@ -284,6 +284,24 @@ def test_every_bundled_recipe_loads_by_name() -> None:
     assert "smollm2-135m-int4-awq" in caught.value.hint
 
 
+def test_the_hint_names_what_can_be_built_and_where_every_field_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "folder.yaml").mkdir()
+    for name in ("nothing-like-it", str(tmp_path / "folder.yaml")):
+        with pytest.raises(UsageError) as caught:
+            load_recipe(name)
+        names, _, template = caught.value.hint.partition("; to write one, copy ")
+        assert "smollm2-135m-fp8" in names and "template" not in names
+        assert Path(template).is_file()
+    assert caught.value.message.endswith("folder.yaml is not a file")
+
+
+def test_the_output_of_a_build_is_not_taken_for_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UsageError, match="is what a build made") as caught:
+        load_recipe(str(tmp_path))
+    assert f"enginewright serve {tmp_path}" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("name", "model", "load"),
     [("template", Recipe, load_recipe), ("template-trtllm", TrtllmRecipe, load_trtllm_recipe)],
