@@ -27,4 +27,6 @@ def print_tables(tables: Sequence[Table]) -> None:
             shown.add_column(Text(column), justify="right" if number else "left")
         for row in table.rows:
             shown.add_row(*map(Text, row))
-        console.print(shown)
+        with console.capture() as printed:
+            console.print(shown)
+        print("\n".join(line.rstrip() for line in printed.get().splitlines()))

@@ -188,7 +188,7 @@ class AsyncTritonClient(ClientBase):
         return metrics_from_reply(reply, address)
 
     async def aclose(self) -> None:
-        """Close the connection; running requests are cancelled."""
+        """Close the connection; running requests are cancelled. A later call raises RuntimeError."""
         await self._leaving.wait()
         await self._transport.aclose()
 

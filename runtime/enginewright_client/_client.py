@@ -197,7 +197,7 @@ class TritonClient(ClientBase):
         return metrics_from_reply(reply, address)
 
     def close(self) -> None:
-        """Close the connection; running requests are cancelled."""
+        """Close the connection; running requests are cancelled. A later call raises RuntimeError."""
         self._leaving.wait()
         self._transport.close()
 

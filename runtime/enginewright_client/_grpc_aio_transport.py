@@ -38,6 +38,7 @@ class AsyncGrpcTransport(GrpcTransportBase):
 
     async def aclose(self) -> None:
         """See `AsyncTransport`."""
+        self._closed_in = self._here()
         if self._is_open_here:
             for call in [*self._running]:
                 call.cancel()

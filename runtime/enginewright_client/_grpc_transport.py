@@ -31,6 +31,7 @@ class GrpcTransport(GrpcTransportBase):
 
     def close(self) -> None:
         """See `Transport`."""
+        self._closed_in = self._here()
         if self._is_open_here:
             self._channel.close()
 

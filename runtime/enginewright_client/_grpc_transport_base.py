@@ -21,6 +21,7 @@ class GrpcTransportBase(ABC):
     def __init__(self, config: ChannelConfig) -> None:
         self._config = config
         self._channel: Any = None
+        self._closed_in: object = None
         self._home: object = None
         self._stubs: dict[str, Any] = {}
 
@@ -41,6 +42,8 @@ class GrpcTransportBase(ABC):
         return self._stub(method, kind)(request, timeout=timeout, metadata=self._config.metadata)
 
     def _stub(self, method: str, kind: str) -> Any:
+        if self._closed_in == self._here():
+            raise RuntimeError("the client is closed: make a new one")
         if not self._is_open_here:
             if self._channel is not None:
                 _LEFT_BEHIND.append((self._channel, self._stubs))

@@ -158,6 +158,15 @@ def test_close_from_another_thread_ends_the_waiting_one(client: TritonClient) ->
     assert caught.value.request_id == answer.request_id
 
 
+def test_a_closed_client_says_so(fake_server: TritonServer) -> None:
+    for used in (True, False):
+        with TritonClient(fake_server.grpc_address) as client:
+            if used:
+                client.generate("count 1 1")
+        with pytest.raises(RuntimeError, match="the client is closed"):
+            client.generate("count 1 1")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_time_that_is_over_cancels_the_request(client: TritonClient, stream: bool) -> None:
     before = cancelled(client)

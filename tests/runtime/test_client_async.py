@@ -190,6 +190,16 @@ def test_aclose_from_another_task_ends_the_waiting_one(fake_server: TritonServer
     run(fake_server, body)
 
 
+def test_a_closed_client_says_so(fake_server: TritonServer) -> None:
+    async def body(client: AsyncTritonClient) -> None:
+        await client.generate("count 1 1")
+        await client.aclose()
+        with pytest.raises(RuntimeError, match="the client is closed"):
+            await client.generate("count 1 1")
+
+    run(fake_server, body)
+
+
 @pytest.mark.parametrize(
     ("prompt", "kind", "code"),
     [
