@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from enginewright.cache import Entry, StageRequest
+from enginewright.cli import main
 from enginewright.durable import json_bytes
 from enginewright.hashing import FileHash, Hasher, hashes_as_json, tree_digest
 from enginewright.verify_repository import verify_repository
@@ -85,6 +86,19 @@ def test_every_changed_file_is_named(repository: Path) -> None:
     verify_repository(repository)
     (repository / "llm" / "1" / "numpy.py").write_text("import os")
     assert "llm/1/numpy.py does not belong to this build" in differs(repository)
+
+
+def test_serve_verify_starts_nothing_that_was_changed(
+    repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "llm" / "1" / "model.py").write_text("import os")
+    monkeypatch.setattr("sys.argv", ["enginewright", "serve", str(repository), "--verify"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 5
+    captured = capsys.readouterr()
+    assert "llm/1/model.py differs from the manifest" in captured.err
+    assert captured.out == ""
 
 
 def edits() -> list[tuple[str, Callable[[dict[str, Any]], object], str]]:

@@ -56,6 +56,9 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Let a --host that others reach go without encryption.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hash every file against the manifest before anything starts.")
+    ] = False,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, help="Threads of the engine, not the build's choice.")
     ] = None,
@@ -97,12 +100,12 @@ def serve(
     Ctrl-C and SIGTERM stop it: it takes no more requests, running ones have --drain-timeout to end, a second
     signal ends them at once. Exit codes: 0 after SIGTERM, 130 after Ctrl-C, 2 for a repository, port or
     file that cannot be served, 3 for too few GPUs or too little memory on them, 4 when the server does not
-    start or does not stay up.
+    start or does not stay up, 5 when --verify finds a file that was changed.
 
     \b
     Examples:
         enginewright serve models/smollm2-135m-int4-awq
-        enginewright serve models/mine --grpc-port 9001 --metrics-port 9002 --threads 4
+        enginewright serve models/mine --verify --grpc-port 9001 --metrics-port 9002 --threads 4
         enginewright serve models/mine --host 0.0.0.0 --tls-cert server.pem --tls-key server.key \\
             --token-file token
         enginewright serve models/qwq-32b-fp8-tp2 --gpus 2,3
@@ -113,7 +116,10 @@ def serve(
 
     from enginewright.gpu_indices import gpu_indices
     from enginewright.trtllm_repository import repository_target
+    from enginewright.verify_repository import verify_repository
 
+    if verify:
+        verify_repository(repository)
     access = read_access(
         host,
         tls_cert=tls_cert,
