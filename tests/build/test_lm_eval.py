@@ -72,7 +72,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bui
 def test_without_the_harness_the_command_says_how_to_get_it(run: Command, build: Path) -> None:
     code, _, errors = run("report", build, "--lm-eval", "hellaswag")
     assert code == 2
-    assert "--lm-eval needs lm-evaluation-harness" in errors and "pip install 'lm-eval" in errors
+    assert "--lm-eval needs lm-evaluation-harness" in errors and "pip install 'enginewright[eval]'" in errors
 
 
 def test_the_adapters_numbers_are_those_of_transformers(source: Path, tmp_path: Path) -> None:

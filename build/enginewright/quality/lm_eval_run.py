@@ -60,8 +60,7 @@ def evaluate_build(
         raise UsageError(
             "--lm-eval needs lm-evaluation-harness, which is not installed",
             code="lm-eval-missing",
-            # Newer ones of pyarrow need numpy 2, and Triton's Python stub numpy 1.
-            hint="pip install 'lm-eval>=0.4.9,<0.5' 'pyarrow<22' 'numpy<2'",
+            hint="pip install 'enginewright[eval]'",
         )
     manager = import_module("lm_eval.tasks").TaskManager(
         include_path=None if include is None else str(include)
