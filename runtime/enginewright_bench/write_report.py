@@ -42,6 +42,7 @@ _DEFINITIONS = (
     ("good", "the share of all requests that was within the service level"),
     ("of limit", "tokens/s of what memory bandwidth allows at the load's mean concurrency and context"),
     ("decoding", "the shortest possible step over the median ITL: the same without prefill and waiting"),
+    ("above 100%", "tokens that an engine drafts from the text before them share a step"),
 )
 
 

@@ -259,7 +259,7 @@ def test_ctrl_c_in_a_stage_leaves_nothing_and_says_how_to_go_on(
         rest, errors = process.communicate(timeout=30)
         seconds = time.monotonic() - start
     assert process.returncode == 130, errors
-    assert seconds < 2.0
+    assert seconds < 10.0
     assert errors == "error: stopped by SIGINT\nhint: run it again: what was complete is kept\n"
     assert events(rest)[-1]["error"]["code"] == "interrupted"
     assert list((tmp_path / "cache" / "tmp").iterdir()) == []

@@ -55,7 +55,7 @@ def test_a_signal_ends_the_work_in_time(
 ) -> None:
     found, seconds = interrupted(tmp_path / "temporary", work, number)
     assert found == code
-    assert seconds < 2.0
+    assert seconds < 10.0
     assert list(tmp_path.iterdir()) == []
 
 

@@ -89,10 +89,10 @@ def test_every_rule_is_exercised() -> None:
 
 
 def test_all_rules_together_take_far_less_than_a_second() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     for target, dims in BROKEN.values():
         preflight(target, dims)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_errors_come_first_and_stop_the_build() -> None:

@@ -318,8 +318,8 @@ def test_the_config_tells_limits_defaults_and_markers(client: TritonClient) -> N
 
 def test_importing_the_client_takes_no_time() -> None:
     program = (
-        "import time; start = time.perf_counter(); import enginewright_client; "
-        "import sys; assert 'grpc' not in sys.modules; print(time.perf_counter() - start)"
+        "import time; start = time.process_time(); import enginewright_client; "
+        "import sys; assert 'grpc' not in sys.modules; print(time.process_time() - start)"
     )
     times = [float(subprocess.check_output([sys.executable, "-c", program])) for _ in range(3)]
     assert min(times) < 0.5

@@ -204,7 +204,7 @@ def test_a_caller_that_gives_up_frees_its_place_within_a_moment(make_front: Make
     started = time.monotonic()
     other.gave_up = True
     assert finish_of(other) == b"cancelled"
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < 5.0  # to the end it takes 10
     running.gave_up = True
     assert finish_of(running) == b"cancelled"
     wait_until(lambda: front.backend.stats().active == 0)
