@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from enginewright_errors import EnginewrightError
+from enginewright_errors import EnginewrightError, UsageError
 
 from enginewright.interrupt import Interrupted
+
+if TYPE_CHECKING:
+    import typer
 
 __all__ = ["build_engine_main", "main"]
 
@@ -30,10 +34,10 @@ _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def main() -> None:
     """`enginewright COMMAND ...`."""
 
-    def run() -> None:
+    def run() -> int:
         from enginewright.app import app
 
-        app(prog_name="enginewright")
+        return _call(app, "enginewright")
 
     sys.exit(_run(run))
 
@@ -41,21 +45,41 @@ def main() -> None:
 def build_engine_main() -> None:
     """`build-engine RECIPE ...`: the same as `enginewright build RECIPE ...`."""
 
-    def run() -> None:
+    def run() -> int:
         from enginewright.app import build_engine_app
 
-        build_engine_app(prog_name="build-engine")
+        return _call(build_engine_app, "build-engine")
 
     sys.exit(_run(run))
 
 
-def _run(command: Callable[[], None]) -> int:
+def _call(app: typer.Typer, name: str) -> int:
+    """The exit code of `app` with this process's arguments. Raises UsageError for wrong ones."""
+    import typer
+
+    # Where this class is depends on typer's version.
+    wrong_arguments: type[Exception] = typer.BadParameter.__bases__[0]
+    try:
+        return int(app(prog_name=name, standalone_mode=False) or 0)
+    except typer.Abort:  # typer's word for a Ctrl-C that no command was waiting for
+        raise Interrupted(signal.SIGINT) from None
+    except wrong_arguments as caught:
+        error: Any = caught
+        message = error.format_message()
+        if message.startswith("Usage: "):  # nothing was given
+            print(message, file=sys.stderr)
+            return 2
+        path = error.ctx.command_path if error.ctx else name
+        raise UsageError(message, code="bad-arguments", hint=f"`{path} --help` tells") from None
+
+
+def _run(command: Callable[[], int]) -> int:
     # ONNX Runtime's Linux wheels carry its makers' telemetry, which is decided when it is imported.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     _open_closed_streams()
     debug = _take_debug(sys.argv)
     try:
-        command()
+        return command()
     except EnginewrightError as error:
         if debug:
             traceback.print_exc()
@@ -79,7 +103,6 @@ def _run(command: Callable[[], None]) -> int:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(128 + interrupt.number)  # all is cleaned up; libraries take seconds to unload
-    return 0
 
 
 def _open_closed_streams() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,8 @@ def interruptible(clean: Callable[[], None]) -> Iterator[None]:
 
     Python delivers them between two steps of Python code; a matrix product or a session that loads can take
     long. So a thread, woken by the signal itself, waits a moment for the body to end; after that it calls
-    `clean` and exits with 128 + the signal's number. Only for the main thread.
+    `clean` and exits with 128 + the signal's number. That is also the way out where Python swallows what is
+    raised, as in the callback of a weak reference. Only for the main thread.
     """
     ended = threading.Event()
     ours, wakeup = socket.socketpair()
@@ -50,15 +52,21 @@ def interruptible(clean: Callable[[], None]) -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
 
+    def swallowed(what: sys.UnraisableHookArgs) -> None:
+        if not isinstance(what.exc_value, Interrupted):
+            previous_hook(what)
+
     watcher = threading.Thread(target=watch, name="interrupt", daemon=True)
     handlers = {number: signal.signal(number, interrupt) for number in _SIGNALS}
     previous_wakeup = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+    previous_hook, sys.unraisablehook = sys.unraisablehook, swallowed
     watcher.start()
     try:
         yield
     finally:
         ended.set()
         signal.set_wakeup_fd(previous_wakeup)
+        sys.unraisablehook = previous_hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
         wakeup.close()

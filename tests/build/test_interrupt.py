@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +32,7 @@ def interrupted(folder: Path, work: Callable[[], None], number: int) -> tuple[in
     child = os.fork()
     if child == 0:
         status = 99
+        sys.unraisablehook = sys.__unraisablehook__  # not pytest's
         try:
             with interruptible(remove_temporary_folders), temporary_folder(folder):
                 (folder / "half").write_bytes(b"x")
@@ -48,12 +51,26 @@ def interrupted(folder: Path, work: Callable[[], None], number: int) -> tuple[in
     return os.waitstatus_to_exitcode(status), time.monotonic() - start
 
 
+class Referent:
+    """What a weak reference can be to."""
+
+
+def swallowing() -> None:
+    """Python prints what a weak reference's callback raises, and goes on."""
+    referent = Referent()
+    reference = weakref.ref(referent, lambda _: time.sleep(60))
+    del referent
+    assert reference() is None
+    time.sleep(60)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("work", [attentive, deaf])
+@pytest.mark.parametrize("work", [attentive, deaf, swallowing])
 def test_a_signal_ends_the_work_in_time(
-    tmp_path: Path, work: Callable[[], None], number: int, code: int
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], work: Callable[[], None], number: int, code: int
 ) -> None:
     found, seconds = interrupted(tmp_path / "temporary", work, number)
+    assert capfd.readouterr().err == ""
     assert found == code
     assert seconds < 10.0
     assert list(tmp_path.iterdir()) == []
