@@ -85,10 +85,19 @@ def tiny_repository(
 
 
 @pytest.fixture(scope="session")
-def fake_server(fake_repository: Callable[..., Path]) -> Iterator[TritonServer]:
-    """A running Triton with the fake model."""
+def shared_server(fake_repository: Callable[..., Path]) -> Iterator[TritonServer]:
+    """One Triton with the fake model for all tests; they ask for `fake_server`."""
     with TritonServer(fake_repository()) as server:
         yield server
+
+
+@pytest.fixture
+def fake_server(shared_server: TritonServer) -> TritonServer:
+    """A running Triton with the fake model. Should it have died, one test fails of it and not a hundred."""
+    if (trouble := shared_server.trouble(0)) is not None:
+        print(trouble, shared_server.log.read_text()[-2000:], sep="\n")
+        shared_server.restart()
+    return shared_server
 
 
 @pytest.fixture

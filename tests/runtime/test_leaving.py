@@ -88,7 +88,7 @@ def test_through_a_native_ensemble_an_answer_that_is_left_ends_too(fragile_serve
         for _ in range(4):
             with client.stream("a", LONG) as answer:
                 next(answer)
-    eventually(lambda: metric(fragile_server, cancelled) == before + 4, "they ran on")
+        eventually(lambda: metric(fragile_server, cancelled) == before + 4, "they ran on")
 
 
 class Endless:
