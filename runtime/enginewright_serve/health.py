@@ -96,7 +96,6 @@ class HealthCheck:
                 failures += 1
                 if failures >= self._policy.failures:
                     return f"{failures} inferences in a row failed: {result.message}"
-            if result.outcome == "fails":
                 self._moved_at = time.monotonic()
             elif self._still_for() >= self._policy.silence_seconds:
                 return f"the server hangs: no answer for {self._policy.silence_seconds:g} s"
