@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from enginewright import cli
+from cli_call import call_cli
 from enginewright.load_recipe import load_recipe
 from enginewright.quality.rounding import plain_rounding_cost, round_to_int4
 from enginewright.quality.texts import load_report_texts
@@ -33,11 +33,7 @@ def run(
     monkeypatch.setenv("ENGINEWRIGHT_CACHE", str(tmp_path_factory.getbasetemp() / "compare-cache"))
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["enginewright", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, errors = capfd.readouterr()
-        return (caught.value.code if isinstance(caught.value.code, int) else 0), out, errors
+        return call_cli(monkeypatch, capfd, *arguments)
 
     return call
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from build_runs import Run
-from enginewright import cli
+from cli_call import call_cli
 from enginewright.quality.exact_engine import exact_engine
 from enginewright.reference_logits import ReferenceSequence, reference_logits
 from enginewright.torch_session import torch_session
@@ -59,11 +59,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], bui
     monkeypatch.setenv("ENGINEWRIGHT_CACHE", str(build.parent / "cache"))
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["enginewright", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, errors = capsys.readouterr()
-        return (caught.value.code if isinstance(caught.value.code, int) else 0), out, errors
+        return call_cli(monkeypatch, capsys, *arguments)
 
     return call
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from build_runs import Run
-from enginewright import cli
+from cli_call import call_cli
 from enginewright.quality.record import read_record
 from enginewright.quality.report_page import report_html, report_markdown
 from enginewright.quality.svg import Bar, Line, Point, bar_chart, line_chart, scatter_chart
@@ -42,12 +42,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """`run("report", ...)`: (exit code, stdout, stderr)."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["enginewright", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        code = caught.value.code
-        out, errors = capsys.readouterr()
-        return (code if isinstance(code, int) else 0), out, errors
+        return call_cli(monkeypatch, capsys, *arguments)
 
     return call
 

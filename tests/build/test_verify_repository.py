@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_call import call_cli
 from enginewright.cache import Entry, StageRequest
-from enginewright.cli import main
 from enginewright.durable import json_bytes
 from enginewright.hashing import FileHash, Hasher, hashes_as_json, tree_digest
 from enginewright.verify_repository import verify_repository
@@ -92,13 +92,10 @@ def test_serve_verify_starts_nothing_that_was_changed(
     repository: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (repository / "llm" / "1" / "model.py").write_text("import os")
-    monkeypatch.setattr("sys.argv", ["enginewright", "serve", str(repository), "--verify"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 5
-    captured = capsys.readouterr()
-    assert "llm/1/model.py differs from the manifest" in captured.err
-    assert captured.out == ""
+    code, out, errors = call_cli(monkeypatch, capsys, "serve", repository, "--verify")
+    assert code == 5
+    assert "llm/1/model.py differs from the manifest" in errors
+    assert out == ""
 
 
 def edits() -> list[tuple[str, Callable[[dict[str, Any]], object], str]]:
